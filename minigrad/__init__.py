@@ -1,0 +1,50 @@
+"""minigrad: a small tensor library with reverse-mode autodiff, on NumPy or CuPy.
+
+>>> import minigrad as mg
+>>> w = mg.tensor([1.0, -2.0], requires_grad=True)
+>>> loss = mg.square(w).sum()
+>>> loss.backward()
+>>> w.grad
+tensor([ 2., -4.], dtype=float32, device=numpy)
+"""
+
+from numpy import bool, float16, float32, float64, int8, int16, int32, int64, uint8, uint16, uint32, uint64
+
+from . import data, nn, ops, optim, random, testing
+from .autograd import enable_grad, is_grad_enabled, no_grad
+from .backend import backend, set_backend, use_backend
+from .ops import *
+from .tensor import Tensor
+
+tensor = ops.tensor  # the function, which importing the module of that name has hidden
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Tensor",
+    "backend",
+    "bool",
+    "data",
+    "enable_grad",
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "is_grad_enabled",
+    "nn",
+    "no_grad",
+    "ops",
+    "optim",
+    "random",
+    "set_backend",
+    "testing",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "use_backend",
+]
+__all__ += ops.__all__

@@ -1,0 +1,210 @@
+"""Which array library computes: NumPy on the CPU, or CuPy on a GPU.
+
+Three things are here: the table of backends, the switch that says where *new* tensors are made, and
+the moving of arrays between backends. Operations never ask the switch: they run where their arrays
+live, so CPU and GPU tensors can be used side by side.
+
+CuPy is imported when it is first asked for, never before.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy
+
+Array: TypeAlias = Any
+"""An array of any backend: `numpy.ndarray`, `cupy.ndarray`, …"""
+
+Namespace: TypeAlias = Any
+"""A module of array functions under the names of the Array API standard."""
+
+SCALARS = (bool, int, float)
+"""Python's own numbers: they take the dtype of the array that they meet (NumPy's NEP 50)."""
+
+
+class Backend(NamedTuple):
+    """An array library, and the two ways across to NumPy's arrays."""
+
+    name: str
+    xp: Namespace
+    array: type
+    from_numpy: Callable[[numpy.ndarray], Array]
+    to_numpy: Callable[[Array], numpy.ndarray]
+
+
+def _load_cupy() -> Backend:
+    try:
+        import cupy  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            "the 'cupy' backend needs CuPy: pip install 'minigrad[cuda12x]' or 'minigrad[cuda13x]', "
+            "whichever CUDA version your driver supports"
+        ) from error
+    # CuPy imports without a GPU too, and fails only at the first array.
+    if not cupy.cuda.is_available():
+        raise RuntimeError(
+            "the 'cupy' backend needs a GPU: CuPy is installed, but it finds no CUDA device or no "
+            "driver (does `nvidia-smi` list a GPU?); go on with the 'numpy' backend"
+        )
+    return Backend("cupy", cupy, cupy.ndarray, cupy.asarray, cupy.asnumpy)
+
+
+_loaders: dict[str, Callable[[], Backend]] = {"cupy": _load_cupy}
+_loaded: dict[str, Backend] = {}
+_by_type: dict[type, Backend] = {}
+
+
+def register(backend: Backend) -> None:
+    """Add a backend of your own: any namespace that conforms to the Array API standard.
+
+    Beyond the standard, the ops use `einsum` and `add.at`, as NumPy and CuPy spell them.
+    """
+    _loaded[backend.name] = backend
+    _by_type[backend.array] = backend
+
+
+# NumPy's namespace, but for two functions that nets live on: NumPy's own come to the same calls, after
+# detours that take as long as the sum over a small batch.
+numpy_namespace: Namespace = SimpleNamespace(**vars(numpy))
+numpy_namespace.sum = lambda x, axis=None, keepdims=False: numpy.add.reduce(x, axis=axis, keepdims=keepdims)
+numpy_namespace.max = lambda x, axis=None, keepdims=False: numpy.maximum.reduce(
+    x, axis=axis, keepdims=keepdims
+)
+
+register(Backend("numpy", numpy_namespace, numpy.ndarray, numpy.asarray, numpy.asarray))
+
+
+def get(name: str) -> Backend:
+    """The backend called `name`, imported now if it was not yet.
+
+    Raises:
+        ValueError: there is no such backend.
+        ImportError: its package is not installed; the message names the extra to install.
+        RuntimeError: CuPy is installed, but there is no GPU or no driver.
+    """
+    if name not in _loaded:
+        if name not in _loaders:
+            raise ValueError(f"unknown backend {name!r}: choose from {sorted({*_loaders, *_loaded})}")
+        register(_loaders[name]())
+    return _loaded[name]
+
+
+def of(value: object) -> Backend | None:
+    """The backend whose array `value` is; None for anything else."""
+    found = _by_type.get(type(value))
+    if found is None:
+        if isinstance(value, (numpy.ndarray, numpy.generic)):  # subclasses, and NumPy's scalars
+            return _loaded["numpy"]
+        if type(value).__module__.partition(".")[0] in _loaders:  # made by the user, not by the switch
+            get(type(value).__module__.partition(".")[0])
+            found = _by_type.get(type(value))
+    return found
+
+
+def namespace(op: str, values: list[Any]) -> Namespace:
+    """The namespace of the arrays among `values`, the arguments of `op`.
+
+    Raises:
+        ValueError: they live on different backends.
+        TypeError: there is no array among them.
+    """
+    found: Backend | None = None
+    first: Any = None
+    for value in values:
+        its = of(value)
+        if its is None:
+            continue
+        if found is None:
+            found, first = its, value
+        elif its is not found:
+            raise ValueError(
+                f"{op}: its inputs live on different devices, {found.name!r} {tuple(first.shape)} and "
+                f"{its.name!r} {tuple(value.shape)}: move one of them with .to({found.name!r}) or "
+                f".to({its.name!r})"
+            )
+    if found is None:
+        kinds = ", ".join(type(value).__name__ for value in values)
+        raise TypeError(f"{op}: expected a tensor or an array, got {kinds}; mg.tensor(...) makes one")
+    return found.xp
+
+
+# --- the switch ------------------------------------------------------------------------------------
+
+_default = os.environ.get("MINIGRAD_BACKEND") or "numpy"
+_override: ContextVar[str | None] = ContextVar("minigrad.backend", default=None)
+
+
+def backend() -> str:
+    """The name of the backend on which new tensors are made: `'numpy'` unless it was changed.
+
+    The environment variable `MINIGRAD_BACKEND` sets what a process begins with.
+    """
+    return _override.get() or _default
+
+
+def set_backend(name: str) -> None:
+    """Make new tensors on `name` (`'numpy'` or `'cupy'`) from here on, in the whole process.
+
+    Raises `ValueError`, `ImportError` or `RuntimeError` where that backend cannot be had (see `get`).
+    """
+    global _default
+    _default = get(name).name
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Make new tensors on `name` inside a `with` block, in this thread or task alone.
+
+    >>> import minigrad as mg
+    >>> with mg.use_backend("numpy"):
+    ...     mg.zeros(2).device
+    'numpy'
+    """
+    token = _override.set(get(name).name)
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def current() -> Backend:
+    """The backend on which new tensors are made."""
+    return get(backend())
+
+
+# --- moving and converting --------------------------------------------------------------------------
+
+
+def move(array: Array, name: str) -> Array:
+    """`array` on the backend called `name`: itself if it is there already, else a copy."""
+    source = of(array)
+    assert source is not None
+    return array if source.name == name else get(name).from_numpy(source.to_numpy(array))
+
+
+def cast(xp: Namespace, array: Array, dtype: Any) -> Array:
+    """`array` as `dtype`. (NumPy has the standard's function since 2.1, the method always.)"""
+    return xp.astype(array, dtype) if hasattr(xp, "astype") else array.astype(dtype)
+
+
+def is_floating(dtype: Any) -> bool:
+    """Whether `dtype` is one of real floating-point numbers: these alone can carry gradients."""
+    try:
+        return numpy.dtype(dtype).kind == "f"
+    except TypeError:  # a registered namespace may have dtype objects of its own
+        return "float" in str(dtype)
+
+
+def create(xp: Namespace, function: str, *args: Any, like: Array, **kwargs: Any) -> Array:
+    """What the creation function of that name makes, on the device of the array `like`."""
+    if xp is numpy_namespace:
+        return getattr(xp, function)(*args, **kwargs)
+    device = like.device
+    if hasattr(device, "__enter__"):  # CuPy: not an argument but a context
+        with device:
+            return getattr(xp, function)(*args, **kwargs)
+    return getattr(xp, function)(*args, device=device, **kwargs)

@@ -1,0 +1,119 @@
+"""Layers without parameters, and losses, as functions: torch's names, argument order and defaults."""
+
+import math
+from typing import Any
+
+from .. import ops, random
+from ..ops import gelu, linear, relu, sigmoid, silu, softplus, tanh
+from ..ops.indexing import grid
+from ..ops.losses import nll
+from ..tensor import Tensor
+
+__all__ = [
+    "cross_entropy",
+    "dropout",
+    "gelu",
+    "linear",
+    "mse_loss",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "tanh",
+]
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """Set each element to 0 with probability `p`, and scale the rest by 1 / (1 - p).
+
+    Does nothing unless `training`. The random numbers come from `minigrad.random`.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout: p must be from 0 to 1, got {p}")
+    if not training or p == 0:
+        return input
+    kept = random.generator().random(input.shape, dtype="float32") >= p
+    mask = ops.tensor(kept, dtype=input.dtype, device=input.device)
+    return input * (mask * (1 / (1 - p)) if p < 1 else mask)
+
+
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def _reduced(op: str, losses: Tensor, reduction: str) -> Tensor:
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"{op}: reduction must be one of {_REDUCTIONS}, got {reduction!r}")
+    return losses.mean() if reduction == "mean" else losses.sum() if reduction == "sum" else losses
+
+
+def mse_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
+    """The squared difference of input and target, which must have the same shape.
+
+    `reduction` is `'mean'`, `'sum'` or `'none'`.
+    """
+    target = ops.asarray(target)
+    if input.shape != target.shape:
+        raise ValueError(f"mse_loss: shapes must be equal, got {input.shape} and {target.shape}")
+    return _reduced("mse_loss", ops.square(input - target), reduction)
+
+
+def cross_entropy(
+    input: Tensor, target: Any, *, reduction: str = "mean", label_smoothing: float = 0.0
+) -> Tensor:
+    """The cross entropy between softmax(input) and the target classes.
+
+    Args:
+        input: scores (logits) of shape (C,), (N, C) or (N, C, d1, …), where C is the number of classes.
+        target: class indices, integers of shape (), (N,) or (N, d1, …); or class probabilities, floats
+            of the shape of `input`.
+        reduction: `'mean'` over all but the class axis, `'sum'`, or `'none'`.
+        label_smoothing: this part of each target, from 0 to 1, is spread evenly over all classes.
+
+    Raises:
+        IndexError: a class index is negative or not below C.
+        ValueError: the shapes do not fit, or an option is unknown.
+    """
+    target = ops.asarray(target)
+    axis = 0 if input.ndim == 1 else 1
+    if input.ndim == 0 or not 0 <= label_smoothing <= 1:
+        raise ValueError(
+            f"cross_entropy: got input of shape {input.shape}, label_smoothing={label_smoothing}"
+        )
+    classes = input.shape[axis]
+    log_p = ops.log_softmax(input, axis=axis)
+    if target.dtype.kind == "f":
+        if target.shape != input.shape:
+            raise ValueError(
+                f"cross_entropy: probabilities need the input's shape, got {target.shape} and {input.shape}"
+            )
+        if label_smoothing:
+            target = target * (1 - label_smoothing) + label_smoothing / classes
+        return _reduced("cross_entropy", -(log_p * target).sum(axis=axis), reduction)
+    _check_classes(target, input.shape, axis)
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"cross_entropy: reduction must be one of {_REDUCTIONS}, got {reduction!r}")
+    factor = -1.0 if reduction != "mean" else -1 / target.size if target.size else math.nan
+    summed = reduction != "none"
+    loss = nll(log_p, grid(target._data, axis, inserted=True), factor * (1 - label_smoothing), summed)
+    if label_smoothing:
+        even = log_p.sum() if summed else log_p.sum(axis=axis)
+        loss = loss + even * (factor * label_smoothing / classes)
+    return loss
+
+
+def _check_classes(target: Tensor, shape: tuple[int, ...], axis: int) -> None:
+    if target.shape != shape[:axis] + shape[axis + 1 :]:
+        raise ValueError(
+            f"cross_entropy: class indices need the input's shape without its class axis, got {target.shape} "
+            f"for input {shape}; class probabilities must be floats"
+        )
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: class indices must be integers, got {target.dtype}")
+    # An array library reads a negative index from the end, and CuPy one that is too large, too.
+    if target.size and (
+        target._data.min() < 0 or (target.device != "numpy" and target._data.max() >= shape[axis])
+    ):
+        raise IndexError(
+            f"cross_entropy: class indices must be from 0 to {shape[axis] - 1}, got "
+            f"{target.min().item()} to {target.max().item()}"
+        )

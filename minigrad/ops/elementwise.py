@@ -1,0 +1,311 @@
+"""Arithmetic and elementary functions, each with its derivative beside it.
+
+`@elementwise` means: the forward function is the array library's own function of that name. Inputs are
+tensors, arrays or Python numbers, of any shapes that broadcast together; dtypes follow NumPy, and a
+Python number takes the dtype of what it meets.
+"""
+
+import math
+from typing import Any
+
+from ..backend import SCALARS, cast, is_floating
+from ..primitive import elementwise, primitive
+
+
+def _nothing(xp, g):
+    """The derivative of a step function: zero wherever there is one."""
+    return xp.zeros_like(g)
+
+
+# --- arithmetic ------------------------------------------------------------------------------------
+
+
+@elementwise(x=lambda g: g, y=lambda g: g)
+def add(x, y) -> Any:
+    """x + y."""
+
+
+@elementwise(x=lambda g: g, y=lambda g: -g)
+def subtract(x, y) -> Any:
+    """x - y."""
+
+
+@elementwise(x=lambda g, y: g * y, y=lambda g, x: g * x)
+def multiply(x, y) -> Any:
+    """x * y."""
+
+
+@elementwise(x=lambda g, y: g / y, y=lambda g, y, out: -g * out / y)
+def divide(x, y) -> Any:
+    """x / y. Integers are divided as floats."""
+
+
+def _pow_dx(xp, g, x, y):
+    if isinstance(y, SCALARS):
+        return xp.zeros_like(g) if y == 0 else g * (y * x ** (y - 1))
+    # Where y is 0 the plain formula would give 0 * inf at x = 0; the derivative there is 0.
+    return g * (y * x ** xp.where(y == 0, xp.ones_like(y), y - 1))
+
+
+def _pow_dy(xp, g, x, out):
+    if isinstance(x, SCALARS):
+        return xp.zeros_like(g) if x == 0 else g * out * (math.log(x) if x > 0 else math.nan)
+    return g * out * xp.log(xp.where(x == 0, xp.ones_like(x), x))
+
+
+@elementwise(x=_pow_dx, y=_pow_dy)
+def pow(x, y) -> Any:
+    """x to the power of y. The derivative by y is taken as 0 where x is 0."""
+
+
+@elementwise(x=lambda g: g, y=lambda xp, g, x, y: -g * xp.floor(x / y))
+def remainder(x, y) -> Any:
+    """The remainder of x / y, with the sign of y (Python's `%`)."""
+
+
+@elementwise(x=_nothing, y=_nothing)
+def floor_divide(x, y) -> Any:
+    """x / y rounded down (Python's `//`). Its derivative is 0."""
+
+
+def _ties_halved(xp, g, mine, other):
+    """The gradient of the larger input, shared in halves where both are equal."""
+    return xp.where(mine == other, g / 2, xp.where(mine > other, g, xp.zeros_like(g)))
+
+
+@elementwise(
+    x=lambda xp, g, x, y: _ties_halved(xp, g, x, y),
+    y=lambda xp, g, x, y: _ties_halved(xp, g, y, x),
+)
+def maximum(x, y) -> Any:
+    """The larger of x and y; NaN if either is NaN. Where both are equal, each gets half the gradient."""
+
+
+@elementwise(
+    x=lambda xp, g, x, y: _ties_halved(xp, g, -x, -y),
+    y=lambda xp, g, x, y: _ties_halved(xp, g, -y, -x),
+)
+def minimum(x, y) -> Any:
+    """The smaller of x and y; NaN if either is NaN. Where both are equal, each gets half the gradient."""
+
+
+@elementwise(
+    x=lambda g, x, y: g * y / (x * x + y * y),
+    y=lambda g, x, y: -g * x / (x * x + y * y),
+)
+def atan2(x, y) -> Any:
+    """The angle of the point (y, x) in radians, in [-pi, pi]."""
+
+
+@elementwise(x=lambda g, x, out: g * x / out, y=lambda g, y, out: g * y / out)
+def hypot(x, y) -> Any:
+    """sqrt(x² + y²), without overflow in between."""
+
+
+@elementwise(
+    x=lambda xp, g, x, out: g * xp.exp(x - out),
+    y=lambda xp, g, y, out: g * xp.exp(y - out),
+)
+def logaddexp(x, y) -> Any:
+    """log(exp(x) + exp(y)), without overflow in between."""
+
+
+@elementwise(x=lambda g: -g)
+def negative(x) -> Any:
+    """-x."""
+
+
+@elementwise(x=lambda g: g)
+def positive(x) -> Any:
+    """+x."""
+
+
+@elementwise(x=lambda xp, g, x: g * xp.sign(x))
+def abs(x) -> Any:
+    """The absolute value. Its derivative at 0 is taken as 0."""
+
+
+@elementwise(x=_nothing)
+def sign(x) -> Any:
+    """-1, 0 or 1. Its derivative is 0."""
+
+
+@elementwise(x=lambda g, out: g / (2 * out))
+def sqrt(x) -> Any:
+    """The square root. Its derivative at 0 is infinite."""
+
+
+@elementwise(x=lambda g, x: 2 * g * x)
+def square(x) -> Any:
+    """x²."""
+
+
+@elementwise(x=lambda g, out: -g * out * out)
+def reciprocal(x) -> Any:
+    """1 / x."""
+
+
+@primitive(
+    x=lambda xp, g, x, min, max: xp.where(_inside(xp, x, min, max), g, xp.zeros_like(g)),
+    min=lambda xp, g, x, min: xp.where(x < min, g, xp.zeros_like(g)),
+    max=lambda xp, g, x, max: xp.where(x > max, g, xp.zeros_like(g)),
+)
+def clip(xp, x, min=None, max=None) -> Any:
+    """x, but no smaller than `min` and no larger than `max`; None means no bound.
+
+    The bounds may be numbers or tensors. At a bound the gradient goes to x.
+    """
+    if min is not None:
+        x = xp.maximum(x, min)
+    return x if max is None else xp.minimum(x, max)
+
+
+def _inside(xp, x, min, max):
+    inside = x == x if min is None else x >= min
+    return inside if max is None else inside & (x <= max)
+
+
+# --- rounding: constant almost everywhere ----------------------------------------------------------
+
+
+@elementwise(x=_nothing)
+def floor(x) -> Any:
+    """The largest integer not above x. Its derivative is 0."""
+
+
+@elementwise(x=_nothing)
+def ceil(x) -> Any:
+    """The smallest integer not below x. Its derivative is 0."""
+
+
+@elementwise(x=_nothing)
+def round(x) -> Any:
+    """The nearest integer; halves go to the even one. Its derivative is 0."""
+
+
+@elementwise(x=_nothing)
+def trunc(x) -> Any:
+    """x without its fraction. Its derivative is 0."""
+
+
+# --- exponentials and logarithms -------------------------------------------------------------------
+
+
+@elementwise(x=lambda g, out: g * out)
+def exp(x) -> Any:
+    """e to the power of x."""
+
+
+@elementwise(x=lambda g, out: g * (out + 1))
+def expm1(x) -> Any:
+    """exp(x) - 1, precise near 0."""
+
+
+@elementwise(x=lambda g, x: g / x)
+def log(x) -> Any:
+    """The natural logarithm."""
+
+
+@elementwise(x=lambda g, x: g / (x + 1))
+def log1p(x) -> Any:
+    """log(1 + x), precise near 0."""
+
+
+@elementwise(x=lambda g, x: g / (x * math.log(2)))
+def log2(x) -> Any:
+    """The logarithm to base 2."""
+
+
+@elementwise(x=lambda g, x: g / (x * math.log(10)))
+def log10(x) -> Any:
+    """The logarithm to base 10."""
+
+
+# --- trigonometric and hyperbolic functions; angles in radians --------------------------------------
+
+
+@elementwise(x=lambda xp, g, x: g * xp.cos(x))
+def sin(x) -> Any:
+    """The sine."""
+
+
+@elementwise(x=lambda xp, g, x: -g * xp.sin(x))
+def cos(x) -> Any:
+    """The cosine."""
+
+
+@elementwise(x=lambda g, out: g * (1 + out * out))
+def tan(x) -> Any:
+    """The tangent."""
+
+
+@elementwise(x=lambda xp, g, x: g / xp.sqrt((1 - x) * (1 + x)))
+def asin(x) -> Any:
+    """The inverse sine, in [-pi/2, pi/2]."""
+
+
+@elementwise(x=lambda xp, g, x: -g / xp.sqrt((1 - x) * (1 + x)))
+def acos(x) -> Any:
+    """The inverse cosine, in [0, pi]."""
+
+
+@elementwise(x=lambda g, x: g / (1 + x * x))
+def atan(x) -> Any:
+    """The inverse tangent, in [-pi/2, pi/2]."""
+
+
+@elementwise(x=lambda xp, g, x: g * xp.cosh(x))
+def sinh(x) -> Any:
+    """The hyperbolic sine."""
+
+
+@elementwise(x=lambda xp, g, x: g * xp.sinh(x))
+def cosh(x) -> Any:
+    """The hyperbolic cosine."""
+
+
+@elementwise(x=lambda g, out: g * (1 - out * out))
+def tanh(x) -> Any:
+    """The hyperbolic tangent."""
+
+
+@elementwise(x=lambda xp, g, x: g / xp.hypot(x, xp.ones_like(x)))
+def asinh(x) -> Any:
+    """The inverse hyperbolic sine."""
+
+
+@elementwise(x=lambda xp, g, x: g / xp.sqrt((x - 1) * (x + 1)))
+def acosh(x) -> Any:
+    """The inverse hyperbolic cosine, of x >= 1."""
+
+
+@elementwise(x=lambda g, x: g / ((1 - x) * (1 + x)))
+def atanh(x) -> Any:
+    """The inverse hyperbolic tangent, of -1 < x < 1."""
+
+
+# --- choosing and converting -----------------------------------------------------------------------
+
+
+@primitive(
+    x=lambda xp, g, condition: xp.where(condition, g, xp.zeros_like(g)),
+    y=lambda xp, g, condition: xp.where(condition, xp.zeros_like(g), g),
+)
+def where(xp, condition, x, y) -> Any:
+    """x where `condition` (bool) is true, else y; the three broadcast together."""
+    return xp.where(condition, x, y)
+
+
+@primitive(x=lambda g: g)
+def _cast(xp, x, dtype):
+    return cast(xp, x, dtype)
+
+
+@primitive()
+def _cast_away(xp, x, dtype):
+    return cast(xp, x, dtype)
+
+
+def astype(x, dtype) -> Any:
+    """x converted to `dtype`. The gradient is converted back; to integers and bools none flows."""
+    return (_cast if is_floating(dtype) else _cast_away)(x, dtype)

@@ -1,0 +1,138 @@
+"""Reading and writing parts of an array, by slices, masks and integer arrays.
+
+Reading has as its gradient a scatter (an array of zeros to which the gradient is added in the places
+that were read) and a scatter has a reading: so the two are each other's rules, to any order.
+"""
+
+from typing import Any
+
+from ..autograd import Variable
+from ..backend import cast, create, is_floating, namespace
+from ..primitive import primitive
+from .shaping import reshape
+
+
+def _plain(op, x, key):
+    """`key` with arrays in place of tensors and lists, and whether it can name a place twice."""
+    x = x._data if isinstance(x, Variable) else x
+    xp = namespace(op, [x])
+    parts = []
+    twice = False
+    for part in key if isinstance(key, tuple) else (key,):
+        if isinstance(part, Variable):
+            part = part._data
+        elif isinstance(part, list):
+            part = xp.asarray(part, dtype=None if part else int)
+        if getattr(part, "shape", ()) != ():
+            namespace(op, [x, part])  # refuses an index on another device
+            if is_floating(part.dtype):
+                raise IndexError(f"{op}: indices must be integers or bools, got {part.dtype}")
+            twice = twice or not _is_mask(part)
+        parts.append(part)
+    return (tuple(parts) if isinstance(key, tuple) else parts[0]), twice
+
+
+def _is_mask(array):
+    return "bool" in str(array.dtype)
+
+
+def _scattered(g, shape, key, twice) -> Any:
+    return scatter(g, key, shape, twice)
+
+
+@primitive(x=_scattered)
+def _getitem(xp, x, key, twice) -> Any:
+    return x[key]
+
+
+def getitem(x, key) -> Any:
+    """x[key]. A key has integers, slices, `None`, `...`, integer arrays and masks, as in NumPy."""
+    key, twice = _plain("getitem", x, key)
+    return _getitem(x, key, twice)
+
+
+@primitive(x=lambda g, key, twice: _getitem(g, key, twice))
+def scatter(xp, x, key, sizes, twice=True) -> Any:
+    """Zeros of shape `sizes`, with x added in the places that `key` names: the reverse of x[key].
+
+    `twice=False` promises that no place is named twice, which is faster.
+    """
+    out = create(xp, "zeros", sizes, dtype=x.dtype, like=x)
+    if twice:
+        xp.add.at(out, key, x)
+    else:
+        out[key] = x
+    return out
+
+
+def _overwritten(g, key) -> Any:
+    return _setitem(g, key, 0.0, False)
+
+
+def _written(g, key, twice) -> Any:
+    g, written = _getitem(g, key, twice), _last_writes(g, key) if twice else 1.0
+    return g * written
+
+
+@primitive(x=_overwritten, value=_written)
+def _setitem(xp, x, key, value, twice) -> Any:
+    out = xp.asarray(x, copy=True)
+    out[key] = value
+    return out
+
+
+@primitive()
+def _last_writes(xp, x, key):
+    """1 for each place of the key that was written last, 0 for those overwritten by a later one."""
+    writer = create(xp, "zeros", x.shape, dtype=int, like=x)
+    part = writer[key]
+    order = xp.reshape(create(xp, "arange", part.size, like=x), part.shape)
+    writer[key] = order
+    return cast(xp, writer[key] == order, x.dtype)
+
+
+def setitem(x, key, value) -> Any:
+    """A copy of x in which x[key] is `value`, broadcast to its shape and converted to its dtype."""
+    key, twice = _plain("setitem", x, key)
+    if isinstance(value, list):
+        raise TypeError("setitem: got a list where a tensor or a number is expected")
+    if isinstance(value, Variable) and not is_floating(x.dtype):
+        value = value._data  # no gradient flows through integers
+    return _setitem(x, key, value, twice)
+
+
+def take(x, indices, axis=None) -> Any:
+    """The slices of x at `indices` along `axis`; of the flattened x without an axis."""
+    if axis is None:
+        return getitem(reshape(x, -1), indices)
+    return getitem(x, (*[slice(None)] * (axis % len(x.shape)), indices, ...))
+
+
+def take_along_axis(x, indices, axis=-1) -> Any:
+    """For each place in `indices`, the element of x at that index along `axis`, all else equal.
+
+    >>> import minigrad as mg
+    >>> scores = mg.tensor([[1.0, 2.0], [4.0, 3.0]])
+    >>> mg.take_along_axis(scores, mg.argmax(scores, axis=1, keepdims=True), axis=1).numpy().tolist()
+    [[2.0], [4.0]]
+    """
+    n = len(x.shape)
+    axis %= n
+    if len(indices.shape) != n:
+        raise ValueError(
+            f"take_along_axis: x and indices need equally many axes, got {x.shape} and {indices.shape}"
+        )
+    return getitem(x, grid(indices._data if isinstance(indices, Variable) else indices, axis))
+
+
+def grid(indices, axis, inserted=False):
+    """The key that reads, at each place of the array `indices`, the element with that index along `axis`.
+
+    With `inserted` the indices lack that axis.
+    """
+    xp = namespace("grid", [indices])
+    n = indices.ndim
+    places = [create(xp, "arange", size, like=indices) for size in indices.shape]
+    if n > 1:
+        places = [xp.reshape(place, (*[1] * i, -1, *[1] * (n - 1 - i))) for i, place in enumerate(places)]
+    return (*places[:axis], indices, *places[axis if inserted else axis + 1 :])

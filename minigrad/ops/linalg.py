@@ -1,0 +1,161 @@
+"""Products of vectors, matrices and tensors. All but two are made of `matmul`."""
+
+import math
+from typing import Any
+
+from ..backend import create
+from ..primitive import primitive
+from .elementwise import multiply
+from .shaping import permute_dims, reshape
+
+# --- matmul ----------------------------------------------------------------------------------------
+
+
+def _matmul_dx(xp, g, y, shape):
+    if y.ndim == 1:
+        return xp.expand_dims(g, axis=-1) * y
+    if len(shape) == 1:
+        g = xp.expand_dims(g, axis=-2)
+    return g @ y.mT
+
+
+def _matmul_dy(xp, g, x, shape):
+    if len(shape) == 1:
+        return x * xp.expand_dims(g, axis=-1)
+    if x.ndim == 1:
+        return xp.expand_dims(x, axis=-1) * xp.expand_dims(g, axis=-2)
+    return x.mT @ g
+
+
+@primitive(
+    "the last axis of x must be as long as the last but one of y, and the axes before must broadcast",
+    x=_matmul_dx,
+    y=_matmul_dy,
+)
+def matmul(xp, x, y) -> Any:
+    """The matrix product over the last two axes; the axes before broadcast. 1-D inputs are vectors."""
+    return x @ y
+
+
+def _rows(xp, x):
+    """x as a matrix: all axes but the last made into one."""
+    return x if x.ndim == 2 else xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+@primitive(
+    "weight is [out, in]: its last axis must be as long as that of x",
+    x=lambda g, weight: g @ weight,
+    weight=lambda xp, g, x: _rows(xp, g).mT @ _rows(xp, x),
+    bias=lambda g: g,
+)
+def linear(xp, x, weight, bias=None) -> Any:
+    """x @ weight.T + bias, in one step: x is (..., in), `weight` (out, in), `bias` (out,) or None."""
+    out = x @ weight.mT
+    return out if bias is None else out + bias
+
+
+def outer(x, y) -> Any:
+    """All products of an element of x with one of y, as a matrix. Both are flattened, as in NumPy."""
+    return multiply(reshape(x, (-1, 1)), reshape(y, (1, -1)))
+
+
+def tensordot(x, y, axes: Any = 2) -> Any:
+    """Products summed over several axes at once.
+
+    `axes` is a number n (the last n axes of x against the first n of y) or a pair of tuples, the axes
+    of x and those of y that go with them.
+    """
+    n, m = len(x.shape), len(y.shape)
+    if isinstance(axes, int):
+        of_x, of_y = tuple(range(n - axes, n)), tuple(range(axes))
+    else:
+        of_x, of_y = (((a,) if isinstance(a, int) else tuple(a)) for a in axes)
+    of_x, of_y = tuple(a % n for a in of_x), tuple(a % m for a in of_y)
+    if [x.shape[a] for a in of_x] != [y.shape[a] for a in of_y]:
+        raise ValueError(
+            f"tensordot: axes={axes} do not match in shapes {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    left = tuple(a for a in range(n) if a not in of_x)
+    right = tuple(a for a in range(m) if a not in of_y)
+    summed = math.prod(x.shape[a] for a in of_x)
+    kept_x, kept_y = tuple(x.shape[a] for a in left), tuple(y.shape[a] for a in right)
+    x = reshape(permute_dims(x, left + of_x), (math.prod(kept_x), summed))
+    y = reshape(permute_dims(y, of_y + right), (summed, math.prod(kept_y)))
+    return reshape(matmul(x, y), kept_x + kept_y)
+
+
+# --- einsum ----------------------------------------------------------------------------------------
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def _explicit(subscripts, shapes):
+    """`subscripts` with letters in place of `...`, and with its output spelled out."""
+    inputs, arrow, output = subscripts.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    if len(terms) != len(shapes):
+        raise ValueError(f"einsum: {subscripts!r} is for {len(terms)} operand(s), got shapes {shapes}")
+    spare = [c for c in _LETTERS if c not in subscripts]
+    hidden = [len(shape) - len(term.replace("...", "")) for term, shape in zip(terms, shapes, strict=True)]
+    if any(n < 0 or (n > 0 and "..." not in term) for n, term in zip(hidden, terms, strict=True)):
+        raise ValueError(f"einsum: {subscripts!r} does not fit the shapes {shapes}")
+    ellipsis = "".join(spare[: max(hidden)])
+    # Aligned from the right, as in broadcasting.
+    terms = [t.replace("...", ellipsis[len(ellipsis) - n :]) for t, n in zip(terms, hidden, strict=True)]
+    if not arrow:
+        joined = "".join(terms)
+        once = sorted(c for c in set(joined) if joined.count(c) == 1 and c not in ellipsis)
+        output = ellipsis + "".join(once)
+    return terms, output.replace("...", ellipsis)
+
+
+def _einsum_gradient(xp, g, i, subscripts, operands, shape):
+    """Swap the operand for the result: the gradient is an einsum of `g` and the other operands."""
+    inputs, output = subscripts.split("->")
+    terms = inputs.split(",")
+    own = terms[i]
+    letters = "".join(dict.fromkeys(own))
+    others = [(t, x) for k, (t, x) in enumerate(zip(terms, operands, strict=True)) if k != i]
+    found = set(output).union(*(t for t, _ in others))
+    reached = "".join(c for c in letters if c in found)
+    expression = ",".join([output, *(t for t, _ in others)]) + "->" + reached
+    gradient = _einsum(expression, g, *(x for _, x in others))
+    # A letter that is nowhere else was summed over: every place along it gets the same.
+    sizes = dict(zip(own, shape, strict=True))
+    shown = dict(zip(reached, gradient.shape, strict=True))
+    gradient = xp.reshape(gradient, tuple(shown.get(c, 1) for c in letters))
+    gradient = xp.broadcast_to(gradient, tuple(max(shown.get(c, 1), sizes[c]) for c in letters))
+    if letters == own:
+        return gradient
+    # A letter that stands twice read a diagonal: nothing flows to what is beside it.
+    spare = iter(c for c in _LETTERS if c not in letters)
+    renamed, diagonals = "", []
+    for c in own:
+        if c in renamed:
+            new = next(spare)
+            diagonals.append((c + new, _identity(g, sizes[c])))
+            c = new
+        renamed += c
+    expression = ",".join([letters, *(t for t, _ in diagonals)]) + "->" + renamed
+    return _einsum(expression, gradient, *(eye for _, eye in diagonals))
+
+
+@primitive()
+def _identity(xp, x, n):
+    return create(xp, "eye", n, dtype=x.dtype, like=x)
+
+
+@primitive(operands=_einsum_gradient)
+def _einsum(xp, subscripts, *operands) -> Any:
+    return xp.einsum(subscripts, *operands, optimize=len(operands) > 2)
+
+
+def einsum(subscripts, *operands) -> Any:
+    """Sums of products in Einstein's notation, as in NumPy: letters, `...`, and an optional `->`.
+
+    >>> import minigrad as mg
+    >>> mg.einsum("ij,kj->ik", mg.ones((2, 3)), mg.ones((4, 3))).shape
+    (2, 4)
+    """
+    terms, output = _explicit(subscripts, [tuple(x.shape) for x in operands])
+    return _einsum(",".join(terms) + "->" + output, *operands)

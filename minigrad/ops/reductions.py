@@ -1,0 +1,221 @@
+"""Sums, extremes, statistics: functions that take axes away, or run along one.
+
+`axis` is None (all axes), an integer, or a tuple of integers; negative ones count from the end. With
+`keepdims` the reduced axes stay, with length 1.
+"""
+
+import math
+from typing import Any
+
+from ..primitive import primitive
+from .elementwise import astype
+from .elementwise import sqrt as _sqrt
+
+
+def _axes(axis, ndim):
+    """`axis` as a tuple of integers from 0 to ndim - 1."""
+    if axis is None:
+        return tuple(range(ndim))
+    return tuple(a % ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+
+
+def _kept(xp, reduced, shape, axis, keepdims):
+    """`reduced`, with the axes that were taken from `shape` put back, of length 1."""
+    if keepdims:
+        return reduced
+    axes = _axes(axis, len(shape))
+    return xp.reshape(reduced, tuple(1 if i in axes else size for i, size in enumerate(shape)))
+
+
+def _count(shape, axis):
+    """How many elements go into each result."""
+    return math.prod(shape[a] for a in _axes(axis, len(shape)))
+
+
+def _spread(xp, g, shape, axis, keepdims):
+    """`g` repeated over the reduced axes: what each element of a sum receives."""
+    return xp.broadcast_to(_kept(xp, g, shape, axis, keepdims), shape)
+
+
+# --- sums and products -----------------------------------------------------------------------------
+
+
+@primitive(x=_spread)
+def sum(xp, x, axis=None, keepdims=False) -> Any:
+    """The sum of the elements. Bools and small integers are summed as the default integers."""
+    return xp.sum(x, axis=axis, keepdims=keepdims)
+
+
+@primitive(
+    x=lambda xp, g, shape, axis, keepdims: _spread(xp, g / (_count(shape, axis) or 1), shape, axis, keepdims)
+)
+def mean(xp, x, axis=None, keepdims=False) -> Any:
+    """The mean of the elements."""
+    return xp.mean(x, axis=axis, keepdims=keepdims)
+
+
+def _products_of_others(xp, x, axis):
+    """For each element, the product of the others along `axis`: right where some are 0, too.
+
+    It is the product of all before it times that of all after it, each found by doubling.
+    """
+    axes = _axes(axis, x.ndim)
+    rest = tuple(a for a in range(x.ndim) if a not in axes)
+    lead = tuple(x.shape[a] for a in rest)
+    rows = xp.reshape(xp.permute_dims(x, rest + axes), (*lead, _count(x.shape, axis)))
+    n = rows.shape[-1]
+    before = xp.concat([xp.ones_like(rows[..., :1]), rows[..., :-1]], axis=-1)
+    after = xp.concat([rows[..., 1:], xp.ones_like(rows[..., :1])], axis=-1)
+    step = 1
+    while step < n:
+        ones = xp.ones_like(rows[..., :step])
+        before = before * xp.concat([ones, before[..., :-step]], axis=-1)
+        after = after * xp.concat([after[..., step:], ones], axis=-1)
+        step *= 2
+    others = xp.reshape(before * after, lead + tuple(x.shape[a] for a in axes))
+    order = rest + axes
+    return xp.permute_dims(others, tuple(order.index(a) for a in range(x.ndim)))
+
+
+@primitive(
+    x=lambda xp, g, x, axis, keepdims: (
+        _kept(xp, g, x.shape, axis, keepdims) * _products_of_others(xp, x, axis)
+    )
+)
+def prod(xp, x, axis=None, keepdims=False) -> Any:
+    """The product of the elements."""
+    return xp.prod(x, axis=axis, keepdims=keepdims)
+
+
+def _running_sum(xp, x, axis):
+    # The standard's name came to NumPy with 2.1.
+    return xp.cumulative_sum(x, axis=axis) if hasattr(xp, "cumulative_sum") else xp.cumsum(x, axis=axis)
+
+
+@primitive(x=lambda xp, g, axis: xp.flip(_running_sum(xp, xp.flip(g, axis=axis), axis), axis=axis))
+def _cumulative_sum(xp, x, axis):
+    return _running_sum(xp, x, axis)
+
+
+def cumulative_sum(x, axis=None) -> Any:
+    """The sums of the elements up to each one along `axis`, which only a 1-D input may leave out."""
+    if axis is None:
+        if len(x.shape) != 1:
+            raise ValueError(f"cumulative_sum: an input of shape {tuple(x.shape)} needs an axis")
+        axis = 0
+    return _cumulative_sum(x, axis)
+
+
+# --- extremes --------------------------------------------------------------------------------------
+
+
+def _shared_among_ties(xp, g, x, out, axis, keepdims):
+    """The gradient of an extreme value, in equal shares to all elements that have it."""
+    hit = astype(x == _kept(xp, out, x.shape, axis, keepdims), x.dtype)
+    return _kept(xp, g, x.shape, axis, keepdims) * hit / xp.sum(hit, axis=axis, keepdims=True)
+
+
+@primitive(x=_shared_among_ties)
+def max(xp, x, axis=None, keepdims=False) -> Any:
+    """The largest element; NaN if there is one. Equal largest ones share the gradient equally.
+
+    (`torch.max` with an axis gives one of them all; `torch.amax` shares as here.)
+    """
+    return xp.max(x, axis=axis, keepdims=keepdims)
+
+
+@primitive(x=_shared_among_ties)
+def min(xp, x, axis=None, keepdims=False) -> Any:
+    """The smallest element; NaN if there is one. Equal smallest ones share the gradient equally."""
+    return xp.min(x, axis=axis, keepdims=keepdims)
+
+
+@primitive()
+def argmax(xp, x, axis=None, keepdims=False) -> Any:
+    """Where the largest element is, as an integer: along `axis`, or in the flattened array."""
+    return xp.argmax(x, axis=axis, keepdims=keepdims)
+
+
+@primitive()
+def argmin(xp, x, axis=None, keepdims=False) -> Any:
+    """Where the smallest element is, as an integer: along `axis`, or in the flattened array."""
+    return xp.argmin(x, axis=axis, keepdims=keepdims)
+
+
+@primitive()
+def all(xp, x, axis=None, keepdims=False) -> Any:
+    """Whether all elements are true."""
+    return xp.all(x, axis=axis, keepdims=keepdims)
+
+
+@primitive()
+def any(xp, x, axis=None, keepdims=False) -> Any:
+    """Whether any element is true."""
+    return xp.any(x, axis=axis, keepdims=keepdims)
+
+
+# --- statistics ------------------------------------------------------------------------------------
+
+
+def _centred(xp, x, axis):
+    return x - xp.mean(x, axis=axis, keepdims=True)
+
+
+@primitive(
+    x=lambda xp, g, x, axis, correction, keepdims: (
+        _kept(xp, g, x.shape, axis, keepdims)
+        * _centred(xp, x, axis)
+        * (2 / (_count(x.shape, axis) - correction))
+    )
+)
+def var(xp, x, axis=None, correction=0.0, keepdims=False) -> Any:
+    """The variance: squared distances from the mean, summed, over n - `correction`.
+
+    `correction=1` gives the unbiased estimate, which is torch's default; 0 is the standard's.
+    """
+    n = _count(x.shape, axis)
+    if n <= correction:
+        raise ValueError(f"{n} element(s) are too few for correction={correction}")
+    return xp.sum(xp.square(_centred(xp, x, axis)), axis=axis, keepdims=keepdims) / (n - correction)
+
+
+def std(x, axis=None, correction=0.0, keepdims=False) -> Any:
+    """The standard deviation: the square root of `var`."""
+    return _sqrt(var(x, axis, correction, keepdims))
+
+
+# --- sums of exponentials, safe from overflow ------------------------------------------------------
+
+
+def _finite(xp, x):
+    """`x`, with 0 in place of infinities: something that can be subtracted from them."""
+    return xp.where(xp.isfinite(x), x, xp.zeros_like(x))
+
+
+@primitive(
+    x=lambda xp, g, x, out, axis, keepdims: (
+        _kept(xp, g, x.shape, axis, keepdims)
+        * xp.exp(x - _finite(xp, _kept(xp, out, x.shape, axis, keepdims)))
+    )
+)
+def logsumexp(xp, x, axis=None, keepdims=False) -> Any:
+    """log(sum(exp(x))), without overflow. Of nothing but -inf it is -inf."""
+    top = _finite(xp, xp.max(x, axis=axis, keepdims=True))
+    total = xp.sum(xp.exp(x - top), axis=axis, keepdims=keepdims)
+    return xp.log(total) + xp.reshape(top, total.shape)
+
+
+@primitive(x=lambda xp, g, out, axis: out * (g - xp.sum(g * out, axis=axis, keepdims=True)))
+def softmax(xp, x, axis=-1) -> Any:
+    """exp(x) / sum(exp(x)) along `axis`, by default the last."""
+    e = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
+    e /= xp.sum(e, axis=axis, keepdims=True)
+    return e
+
+
+@primitive(x=lambda xp, g, out, axis: g - xp.exp(out) * xp.sum(g, axis=axis, keepdims=True))
+def log_softmax(xp, x, axis=-1) -> Any:
+    """log(softmax(x)) along `axis`, by default the last: exact where softmax would round to 0."""
+    shifted = x - xp.max(x, axis=axis, keepdims=True)
+    shifted -= xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
+    return shifted

@@ -1,0 +1,209 @@
+"""Functions that move elements about without computing on them.
+
+Where the array library can give a view (reshape, permute, slices, broadcasting) no memory is copied.
+"""
+
+from typing import Any
+
+from ..backend import create
+from ..primitive import primitive
+
+
+@primitive(x=lambda xp, g, shape: xp.reshape(g, shape))
+def _reshape(xp, x, sizes):
+    return xp.reshape(x, sizes)
+
+
+def reshape(x, shape) -> Any:
+    """The same elements in another `shape`: an integer or a tuple, in which one size may be -1."""
+    return _reshape(x, shape)
+
+
+def _inverse(axes):
+    order = [0] * len(axes)
+    for i, axis in enumerate(axes):
+        order[axis] = i
+    return tuple(order)
+
+
+@primitive(x=lambda xp, g, axes: xp.permute_dims(g, _inverse(axes)))
+def permute_dims(xp, x, axes) -> Any:
+    """The axes in another order: axis i of the result is axis `axes[i]` of x."""
+    return xp.permute_dims(x, axes)
+
+
+def transpose(x, axes=None) -> Any:
+    """NumPy's name for `permute_dims`; without `axes` their order is reversed.
+
+    (`torch.transpose` takes two axes and swaps them.)
+    """
+    return permute_dims(x, tuple(reversed(range(len(x.shape)))) if axes is None else axes)
+
+
+def matrix_transpose(x) -> Any:
+    """The last two axes swapped."""
+    n = len(x.shape)
+    if n < 2:
+        raise ValueError(f"matrix_transpose: needs at least 2 axes, got shape {tuple(x.shape)}")
+    return permute_dims(x, (*range(n - 2), n - 1, n - 2))
+
+
+def moveaxis(x, source, destination) -> Any:
+    """The axis (or tuple of axes) `source` moved to the place(s) `destination`."""
+    n = len(x.shape)
+    sources = [a % n for a in (source if isinstance(source, tuple) else (source,))]
+    places = [a % n for a in (destination if isinstance(destination, tuple) else (destination,))]
+    order = [a for a in range(n) if a not in sources]
+    for place, axis in sorted(zip(places, sources, strict=True)):
+        order.insert(place, axis)
+    return permute_dims(x, tuple(order))
+
+
+@primitive(x=lambda xp, g, shape: xp.reshape(g, shape))
+def expand_dims(xp, x, axis=0) -> Any:
+    """A new axis of length 1 in place `axis` of the result."""
+    return xp.expand_dims(x, axis=axis)
+
+
+@primitive(x=lambda xp, g, shape: xp.reshape(g, shape))
+def squeeze(xp, x, axis=None) -> Any:
+    """Axes of length 1 taken away: those named, or, as NumPy does, all of them."""
+    if axis is None:
+        axis = tuple(i for i, size in enumerate(x.shape) if size == 1)
+    return xp.squeeze(x, axis=axis)
+
+
+def flatten(x, start_dim=0, end_dim=-1) -> Any:
+    """The axes from `start_dim` to `end_dim`, both included, made into one (torch's signature)."""
+    sizes = tuple(x.shape)
+    n = len(sizes)
+    if n == 0:
+        return _reshape(x, (1,))
+    start, end = start_dim % n, end_dim % n
+    total = 1
+    for size in sizes[start : end + 1]:
+        total *= size
+    return _reshape(x, (*sizes[:start], total, *sizes[end + 1 :]))
+
+
+@primitive(x=lambda g: g)  # the engine sums over what was repeated
+def _broadcast_to(xp, x, sizes):
+    return xp.broadcast_to(x, sizes)
+
+
+def broadcast_to(x, shape) -> Any:
+    """x repeated along new axes and along axes of length 1, up to `shape`."""
+    return _broadcast_to(x, shape)
+
+
+# --- joining and splitting -------------------------------------------------------------------------
+
+
+def _along(axis, ndim, start, stop):
+    """The key that slices one axis."""
+    return (*[slice(None)] * (axis % ndim), slice(start, stop), ...)
+
+
+@primitive(arrays=lambda g, i, axis, ends, shape: g[_along(axis, len(shape), ends[i] - shape[axis], ends[i])])
+def _concat(xp, axis, ends, *arrays):
+    return xp.concat(arrays, axis=axis)
+
+
+def concat(arrays, axis=0) -> Any:
+    """A list or tuple of tensors joined along an axis that they have; None flattens them first."""
+    if axis is None:
+        arrays, axis = [flatten(x) for x in arrays], 0
+    arrays = _sequence("concat", arrays)
+    ends, end = [], 0
+    for x in arrays:
+        if not -len(x.shape) <= axis < len(x.shape):
+            raise ValueError(f"concat: there is no axis {axis} in an input of shape {tuple(x.shape)}")
+        end += x.shape[axis]
+        ends.append(end)
+    return _concat(axis, tuple(ends), *arrays)
+
+
+concatenate = concat
+
+
+def stack(arrays, axis=0) -> Any:
+    """A list or tuple of tensors of one shape joined along a new axis."""
+    arrays = _sequence("stack", arrays)
+    shapes = [tuple(x.shape) for x in arrays]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"stack: needs inputs of one shape, got {shapes}")
+    return concat([expand_dims(x, axis) for x in arrays], axis)
+
+
+def _sequence(op, arrays):
+    if not isinstance(arrays, (list, tuple)) or not arrays:
+        raise TypeError(f"{op}: expected a non-empty list or tuple of tensors, got {type(arrays).__name__}")
+    for x in arrays:
+        if not hasattr(x, "shape"):
+            raise TypeError(f"{op}: expected tensors in the list, got {type(x).__name__}")
+    return arrays
+
+
+# --- borders, and moves within an array -------------------------------------------------------------
+
+
+def pad(x, pad_width, value=0.0) -> Any:
+    """x with a border of the constant `value`.
+
+    `pad_width` is as in NumPy: an integer, a pair (before, after) for all axes, or a pair for each.
+    (`torch.nn.functional.pad` lists the axes from the last to the first.)
+    """
+    n = len(x.shape)
+    if isinstance(pad_width, int):
+        pairs = ((pad_width, pad_width),) * n
+    elif len(pad_width) == 2 and all(isinstance(p, int) for p in pad_width):
+        pairs = (tuple(pad_width),) * n
+    else:
+        pairs = tuple(tuple(p) for p in pad_width)
+    if len(pairs) != n or any(len(p) != 2 or min(p) < 0 for p in pairs):
+        raise ValueError(f"pad: for shape {tuple(x.shape)} got pad_width={pad_width}")
+    return _pad(x, pairs, value)
+
+
+def _inside(pairs, shape):
+    """The key of the part of a padded array that is not border."""
+    return tuple(slice(before, before + size) for (before, _), size in zip(pairs, shape, strict=True))
+
+
+@primitive(x=lambda g, pairs, shape: g[_inside(pairs, shape)])
+def _pad(xp, x, pairs, value):
+    shape = tuple(before + size + after for (before, after), size in zip(pairs, x.shape, strict=True))
+    out = create(xp, "full", shape, value, dtype=x.dtype, like=x)
+    out[_inside(pairs, x.shape)] = x
+    return out
+
+
+@primitive(x=lambda xp, g, axis: xp.flip(g, axis=axis))
+def flip(xp, x, axis=None) -> Any:
+    """The order of the elements reversed along `axis` (an integer, a tuple, or None for all)."""
+    return xp.flip(x, axis=axis)
+
+
+@primitive(x=lambda xp, g, shift, axis: xp.roll(g, _opposite(shift), axis=axis))
+def roll(xp, x, shift, axis=None) -> Any:
+    """The elements moved on by `shift` along `axis`; what leaves at the end comes in at the start.
+
+    `shift` and `axis` may be tuples of the same length. Without `axis` the flattened array is rolled.
+    """
+    return xp.roll(x, shift, axis=axis)
+
+
+def _opposite(shift):
+    return tuple(-s for s in shift) if isinstance(shift, tuple) else -shift
+
+
+@primitive(x=lambda xp, g, k: xp.tril(g, k=k))
+def tril(xp, x, k=0) -> Any:
+    """The lower triangle of the last two axes: 0 above the k-th diagonal."""
+    return xp.tril(x, k=k)
+
+
+@primitive(x=lambda xp, g, k: xp.triu(g, k=k))
+def triu(xp, x, k=0) -> Any:
+    """The upper triangle of the last two axes: 0 below the k-th diagonal."""
+    return xp.triu(x, k=k)

@@ -1,0 +1,8 @@
+"""Optimizers: rules that change parameters by their gradients, with torch's names and meanings."""
+
+from .adam import Adam
+from .optimizer import Optimizer
+from .radam import RAdam
+from .sgd import SGD
+
+__all__ = ["SGD", "Adam", "Optimizer", "RAdam"]

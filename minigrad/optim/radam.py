@@ -1,0 +1,142 @@
+"""RAdam: Adam whose step is scaled by how far its second moment can be trusted yet.
+
+Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond" (ICLR 2020), Algorithm 2. In the
+first steps v is a mean of few squares, and 1/√v varies wildly. ρ_t measures how many squares v amounts
+to, and r_t, which grows from 0 to 1 with it, takes out the variance that they leave.
+"""
+
+import math
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from ..backend import Array
+from .adam import adam, bias, moments, with_decay
+from .optimizer import Optimizer
+
+_UNRECTIFIED = ("momentum", "adam", "skip")
+
+
+def _excess(y: float) -> float:
+    """coth(y/2) - 2/y for y >= 0, by its series where the difference would lose digits."""
+    if y < 0.5:
+        s = y * y
+        return y * (1 / 6 - s * (1 / 360 - s * (1 / 15120 - s * (1 / 604800 - s / 23950080))))
+    return 1 + (2 / math.expm1(y) if y < 700 else 0.0) - 2 / y
+
+
+def rho_infinity(beta2: float) -> float:
+    """ρ_∞ = 2 / (1 - β2) - 1, the length that the moving average of g² has in the end."""
+    return 2 / (1 - beta2) - 1
+
+
+def rho(t: int, beta2: float) -> float:
+    """ρ_t = ρ_∞ - 2 t β2^t / (1 - β2^t), its length after t steps.
+
+    As it stands the formula subtracts two numbers near 2/(1 - β2), and for β2 near 1 nothing is left of
+    the difference. With L = -ln β2 and x = tL the same is t + E(L) - t E(x), E(y) = coth(y/2) - 2/y.
+    """
+    if beta2 == 0:
+        return 1.0
+    decay = -math.log(beta2)
+    return t + _excess(decay) - t * _excess(t * decay)
+
+
+def rectification(t: int, beta2: float) -> float:
+    """r_t = √[ (ρ_t - 4)(ρ_t - 2) ρ_∞ / ((ρ_∞ - 4)(ρ_∞ - 2) ρ_t) ], where ρ_t > 4."""
+    p, limit = rho(t, beta2), rho_infinity(beta2)
+    return math.sqrt((p - 4) / (limit - 4) * ((p - 2) / (limit - 2)) * (limit / p))
+
+
+class RAdam(Optimizer):
+    """Rectified Adam: θ ← θ - lr r_t m̂ / (√v̂ + ε) once ρ_t exceeds `threshold`, with r_t as above.
+
+    Names, order and defaults are those of `torch.optim.RAdam`, and so by default are the results. What
+    is done before, while ρ_t is too small (the first 5 steps with β2 = 0.999), has three meanings:
+
+    - `unrectified="momentum"`: θ ← θ - lr m̂, as in the paper and in torch;
+    - `"adam"`: r_t = 1, so a full Adam step;
+    - `"skip"`: nothing but the update of m and v, as in the authors' package.
+
+    Args:
+        params: tensors, or dicts of `params` and settings of their own.
+        lr: the learning rate.
+        betas: (β1, β2), the decay rates of the running means m of g and v of g². With β2 <= 2/3, ρ_t
+            never exceeds 5: a warning says so.
+        eps: ε. It is added to √v̂ for `"adam"`, and to √v, before its bias is corrected, for the other
+            two: as those who gave the rules have it.
+        weight_decay: this times θ is added to g; or see `decoupled_weight_decay`.
+        decoupled_weight_decay: shrink θ by lr * weight_decay in each step instead (not in skipped ones).
+        maximize: climb instead.
+        unrectified: `"momentum"`, `"adam"` or `"skip"`, see above.
+        threshold: of ρ_t; at least 4, which the paper has. (torch and the authors' package have 5.)
+
+    Raises:
+        TypeError, ValueError: parameters that cannot be optimized, settings out of range.
+
+    >>> import minigrad as mg
+    >>> x = mg.tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = mg.optim.RAdam([x], lr=0.1)
+    >>> for _ in range(100):
+    ...     optimizer.zero_grad()
+    ...     loss = mg.square(x).sum()
+    ...     loss.backward()
+    ...     optimizer.step()
+    >>> f"{loss.item():.4f}"
+    '0.0019'
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        unrectified: str = "momentum",
+        threshold: float = 5.0,
+    ):
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+            "unrectified": unrectified,
+            "threshold": threshold,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: dict[str, Any]) -> None:
+        super().check(group)
+        self._require(group, "unrectified", lambda v: v in _UNRECTIFIED, f"be one of {_UNRECTIFIED}")
+        self._require(group, "threshold", lambda v: v >= 4, "be at least 4, where r_t begins")
+        limit = rho_infinity(group["betas"][1])
+        if limit <= group["threshold"]:
+            warnings.warn(
+                f"RAdam: with beta2={group['betas'][1]} rho never exceeds {limit:.3g}, and no step will be "
+                f"rectified with threshold={group['threshold']}; take a larger beta2",
+                stacklevel=2,
+            )
+
+    def update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+        lr, eps, (beta1, beta2) = group["lr"], group["eps"], group["betas"]
+        t = state.get("step", 0) + 1
+        rectified = rho(t, beta2) > group["threshold"]
+        skipped = not rectified and group["unrectified"] == "skip"
+        g = with_decay(p, g, {**group, "lr": 0.0} if skipped else group)
+        m, v = moments(g, state, beta1, beta2)
+        if skipped:
+            return
+        step_size = lr / bias(beta1, t)
+        if not rectified and group["unrectified"] == "momentum":
+            p -= step_size * m
+            return
+        root = math.sqrt(bias(beta2, t))
+        if group["unrectified"] == "adam":
+            eps *= root
+        adam(p, m, v, step_size=step_size * root * (rectification(t, beta2) if rectified else 1.0), eps=eps)

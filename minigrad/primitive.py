@@ -1,0 +1,415 @@
+"""How a forward function and its gradient rules become a public, differentiable function.
+
+    @primitive(x=lambda g, y: g * y, y=lambda g, x: g * x)
+    def multiply(xp, x, y):
+        return x * y
+
+The forward function is array code: `xp` is the namespace of the arrays that it is given, NumPy for
+instance. There is one rule for each input that has a gradient, under the name of that input. A rule
+names in its own parameters what it needs, and what no rule names is not kept in memory:
+
+- `g`: the gradient of the result;
+- the parameters of the forward function, inputs and settings alike, by name;
+- `out`: the result;
+- `xp`: the namespace to compute with (NumPy, CuPy, or minigrad's own ops: so a rule must use nothing
+  but the Array API standard and minigrad's ops);
+- `shape`, `dtype`: of the input whose gradient this is, without keeping the input itself;
+- `i`: which of them this input is, for the rule of a variadic parameter (`*operands`).
+
+A rule must not write to `g`, and need not undo broadcasting or restore dtypes: the engine does.
+
+The public function takes tensors and gives a tensor. Given plain arrays only, it computes on them and
+gives a plain array: rules may call minigrad's own ops whichever namespace they run in.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from types import CodeType, FunctionType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import numpy
+
+from .autograd import Leaf, Node, Variable, grad_enabled, new, next_number, wrap
+from .backend import SCALARS, Array, namespace, numpy_namespace, of
+
+P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
+
+OPS: dict[str, "Op"] = {}
+"""Every primitive by name."""
+
+_SPECIAL = ("g", "xp", "shape", "dtype", "i")
+_VARIADIC = 0x04  # the flag of a code object that has *args
+_is_recording = grad_enabled.get
+_ndarray = numpy.ndarray
+_NUMPY = (numpy.ndarray, numpy.generic)
+
+
+class Op:
+    """A primitive: its forward function, its rules, and the plans made from them so far."""
+
+    def __init__(
+        self, name: str, forward: Callable[..., Array], parameters: list[str], rules, variadic, hint
+    ):
+        self.name = name
+        self.forward = forward
+        self.parameters = parameters
+        self.rules = rules
+        self.variadic = variadic  # whether the last parameter stands for any number of inputs
+        self.hint = hint
+        self.plans: dict[Any, Plan] = {}
+        known = {*_SPECIAL, *parameters, "out"}
+        for input_name, rule in rules.items():
+            unknown = [n for n in (input_name, *_parameters(rule.__code__)) if n not in known]
+            if unknown:
+                raise TypeError(f"{name}: the gradient rule of {input_name!r} names unknown {unknown}")
+
+        # The places of the arguments that have a rule; a variadic parameter stands for all that follow.
+        self.differentiable: Any = {i for i, p in enumerate(parameters) if p in rules}
+        if variadic and parameters[-1] in rules:
+            self.differentiable = range(len(parameters) - 1, sys.maxsize)
+
+    def rule_of(self, slot: int) -> Callable[..., Any]:
+        """The rule of the input in that place."""
+        return self.rules[self.parameters[min(slot, len(self.parameters) - 1)]]
+
+    def plan(self, needed: int, count: int) -> "Plan":
+        """What to keep and to compute when, of `count` arguments, those whose bits are set need gradients."""
+        key = (needed, count) if self.variadic else needed
+        plan = self.plans.get(key)
+        if plan is None:
+            plan = self.plans[key] = Plan(self, needed, count)
+        return plan
+
+
+class Plan:
+    """A choice of rules, made into fast functions once for each set of inputs that need a gradient.
+
+    Attributes:
+        slots: the places of those inputs among the arguments.
+        save: a function of (out, *arguments) that gives the tuple of those the rules name.
+        places: where in that tuple the argument of a slot is (-1 for `out`), if it is kept.
+        rules: for each slot, a function of (xp, g, parent, saved) that calls the rule with what it names.
+    """
+
+    __slots__ = ("name", "places", "rules", "save", "slots")
+
+    def __init__(self, op: Op, needed: int, count: int):
+        self.name = op.name
+        self.slots = tuple(slot for slot in range(count) if needed >> slot & 1)
+        rules = []
+        for slot in self.slots:
+            rule = op.rule_of(slot)
+            rules.append((slot, rule, _parameters(rule.__code__)))
+        named = {name for _, _, names in rules for name in names}
+        # A variadic parameter spreads over the end of `saved`, so `out` comes before it.
+        order = ["out", *op.parameters]
+        kept = [name for name in order if name in named]
+        self.places = {order.index(name) - 1: i for i, name in enumerate(kept)}
+        if op.variadic and op.parameters[-1] in kept:
+            first = len(op.parameters) - 1
+            self.places |= {slot: self.places[first] + slot - first for slot in range(first, count)}
+        source = {"g": "g", "xp": "xp", "shape": "parent.shape", "dtype": "parent.dtype"}
+        source |= {name: f"saved[{i}]" for i, name in enumerate(kept)}
+        stars = dict.fromkeys(op.parameters, "")
+        if op.variadic:
+            last = op.parameters[-1]
+            stars[last] = "*"
+            source[last] = f"saved[{len(kept) - 1}:]"
+        arguments = ", ".join(stars[name] + name for name in op.parameters)
+        values = "".join(stars.get(name, "") + name + ", " for name in kept)
+        self.save = eval(f"lambda out, {arguments}: ({values})")
+        self.rules = tuple(
+            eval(
+                "lambda xp, g, parent, saved: rule("
+                + ", ".join(str(slot - len(op.parameters) + 1) if n == "i" else source[n] for n in names)
+                + ")",
+                {"rule": rule},
+            )
+            for slot, rule, names in rules
+        )
+
+
+def primitive(
+    hint: str = "", /, **rules: Callable[..., Any]
+) -> Callable[[Callable[Concatenate[Any, P], Any]], Callable[P, Any]]:
+    """Make a differentiable function of a forward function `(xp, inputs…, settings…)`.
+
+    Args:
+        hint: what to check when the forward function fails, for its error message.
+        **rules: for each differentiable input, its gradient rule (see the top of this module).
+
+    Raises:
+        TypeError: a rule belongs to, or names, something that the forward function does not have.
+    """
+
+    def decorate(forward):
+        code = forward.__code__
+        variadic = bool(code.co_flags & _VARIADIC)
+        parameters = _parameters(code)[1:]
+        if variadic:
+            parameters.append(code.co_varnames[code.co_argcount])
+        name = forward.__name__.lstrip(
+            "_"
+        )  # some public functions prepare the arguments of a private primitive
+        op = OPS[name] = Op(name, forward, parameters, rules, variadic, hint)
+        signature = ", ".join([*parameters[:-1], "*" * variadic + parameters[-1]])
+        call = eval(f"lambda {signature}: apply(op, [{signature}])", {"apply": _apply, "op": op})
+        call.__defaults__ = forward.__defaults__
+        return _dress(call, forward)
+
+    return decorate
+
+
+def elementwise(
+    forward: Callable[..., Array] | None = None, /, **rules: Callable[..., Any]
+) -> Callable[[F], F]:
+    """Make a differentiable function of one or two inputs, each element by itself: the fast kind.
+
+    The function that it decorates gives the name, the parameters and the docstring, and has no body.
+    The forward function is `forward(xp, inputs…)`, or else the namespace's own of that name.
+    """
+
+    def decorate(function):
+        name = function.__name__
+        parameters = _parameters(function.__code__)
+        compute = forward or (lambda xp, *inputs: getattr(xp, name)(*inputs))
+        numpy_compute = functools.partial(forward, numpy_namespace) if forward else getattr(numpy, name)
+        op = OPS[name] = Op(name, compute, parameters, rules, False, _BROADCAST_HINT)
+        make = _unary if len(parameters) == 1 else _binary
+        return _dress(make(op, numpy_compute), function)
+
+    return decorate
+
+
+def _parameters(code: CodeType) -> list[str]:
+    return list(code.co_varnames[: code.co_argcount])
+
+
+def _dress(call: Any, function: FunctionType) -> Any:
+    """Give `call` the name and the papers of the function it stands for."""
+    for attribute in ("__name__", "__qualname__", "__doc__", "__module__"):
+        setattr(call, attribute, getattr(function, attribute))
+    call.__annotations__ = {k: v for k, v in function.__annotations__.items() if k != "xp"}
+    return call
+
+
+# --- recording -------------------------------------------------------------------------------------
+
+
+def _apply(op: Op, values: list[Any]) -> Any:
+    """Compute `op` on its arguments, and record it if a gradient may be asked for."""
+    xp: Any = None
+    needed = 0
+    parents = []
+    homes = []
+    tensors = False
+    differentiable = op.differentiable
+    for slot, value in enumerate(values):
+        if isinstance(value, Variable):
+            tensors = True
+            values[slot] = data = value._data
+            xp = numpy_namespace if xp is not False and type(data) is _ndarray else False
+            node = value.node
+            if node is not None and slot in differentiable:
+                needed |= 1 << slot
+                parents.append(node)
+            if value.home is not None:
+                homes.append((slot, value.home))
+        elif type(value) is list and slot in differentiable:
+            raise TypeError(f"{op.name}: got a list where a tensor is expected; mg.tensor(...) makes one")
+    if not tensors and isinstance(values[0], _NUMPY):
+        xp = numpy_namespace
+    elif not xp:
+        xp = namespace(op.name, values)
+    try:
+        out = op.forward(xp, *values)
+    except Exception as error:
+        raise _retold(op, values, error) from error
+    if not tensors:
+        return out
+    if type(out) is not _ndarray and isinstance(out, numpy.generic):
+        out = numpy.asarray(out)
+    home = _home_of(xp, out, values, homes) if homes else None
+    if not needed or not _is_recording():
+        return wrap(out, None, home)
+    plan = op.plan(needed, len(values))
+    node = new(Node)
+    node.plan = plan
+    node.parents = tuple(parents)
+    node.saved = plan.save(out, *values)
+    node.shape = out.shape
+    node.dtype = out.dtype
+    node.number = next_number()
+    node.stamps = ()
+    if homes:
+        _stamp(node, homes if home is None else [*homes, (-1, home)])
+    return wrap(out, node, home)
+
+
+def _unary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
+    """`_apply` for one input, in as few steps as can be: small nets spend their time here."""
+    name = op.name
+    differentiable = bool(op.rules)
+    plans: list[Plan | None] = [None]  # made when first needed, as in `_binary`: imports stay fast
+
+    def call(x):
+        if not isinstance(x, Variable):
+            return op.forward(namespace(name, [x]), x)
+        data = x._data
+        if type(data) is _ndarray:
+            try:
+                out = numpy_function(data)
+            except Exception as error:
+                raise _retold(op, [data], error) from error
+            if type(out) is not _ndarray:
+                out = numpy.asarray(out)
+        else:
+            out = op.forward(namespace(name, [data]), data)
+        parent = x.node
+        if parent is None or not differentiable or not _is_recording():
+            return wrap(out)
+        plan = plans[0]
+        if plan is None:
+            plan = plans[0] = Plan(op, 1, 1)
+        result = new(Variable.made)
+        result._data = out
+        result.home = None
+        result.node = node = new(Node)
+        node.plan = plan
+        node.parents = (parent,)
+        node.saved = plan.save(out, data)
+        node.shape = parent.shape
+        node.dtype = parent.dtype
+        node.number = next_number()
+        node.stamps = ()
+        if x.home is not None:
+            _stamp(node, ((0, x.home),))
+        return result
+
+    return call
+
+
+def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
+    """`_apply` for two inputs, each of which may be a tensor, a plain array or a Python number."""
+    name = op.name
+    differentiable = bool(op.rules)
+    plans: list[Plan | None] = [None] * 4
+
+    def call(x, y):
+        node_x = node_y = home_x = home_y = None
+        if isinstance(x, Variable):
+            a = x._data
+            node_x = x.node
+            home_x = x.home
+            if isinstance(y, Variable):
+                b = y._data
+                node_y = y.node
+                home_y = y.home
+            else:
+                b = _constant(name, y)
+        elif isinstance(y, Variable):
+            a = _constant(name, x)
+            b = y._data
+            node_y = y.node
+            home_y = y.home
+        else:
+            return op.forward(namespace(name, [x, y]), x, y)
+        if type(a) is _ndarray and (type(b) is _ndarray or type(b) in SCALARS):
+            try:
+                out = numpy_function(a, b)
+            except Exception as error:
+                raise _retold(op, [a, b], error) from error
+            if type(out) is not _ndarray:
+                out = numpy.asarray(out)
+        else:
+            out = _compute(op, a, b)
+        parents: Any
+        if node_x is None:
+            needed, parents = 2, (node_y,)
+        elif node_y is None:
+            needed, parents = 1, (node_x,)
+        else:
+            needed, parents = 3, (node_x, node_y)
+        if parents[0] is None or not differentiable or not _is_recording():
+            return wrap(out)
+        plan = plans[needed]
+        if plan is None:
+            plan = plans[needed] = Plan(op, needed, 2)
+        result = new(Variable.made)
+        result._data = out
+        result.home = None
+        result.node = node = new(Node)
+        node.plan = plan
+        node.parents = parents
+        node.saved = plan.save(out, a, b)
+        node.shape = out.shape
+        node.dtype = out.dtype
+        node.number = next_number()
+        node.stamps = ()
+        if home_x is not None or home_y is not None:
+            _stamp(node, ((0, home_x), (1, home_y)))
+        return result
+
+    return call
+
+
+def _compute(op: Op, a: Any, b: Any) -> Array:
+    """The forward function of a binary elementwise op wherever its arrays live."""
+    xp = namespace(op.name, [a, b])
+    try:
+        out = op.forward(xp, a, b)
+    except Exception as error:
+        raise _retold(op, [a, b], error) from error
+    return numpy.asarray(out) if isinstance(out, numpy.generic) else out
+
+
+def _constant(name: str, value: Any) -> Any:
+    """`value` if it can stand beside a tensor in an operation."""
+    if type(value) in SCALARS or isinstance(value, SCALARS):
+        return value
+    if of(value) is not None and value.dtype.kind in "biuf":
+        return value
+    what = f"an array of {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
+    raise TypeError(f"{name}: a tensor cannot be combined with {what}; mg.tensor(...) converts numbers")
+
+
+def _stamp(node: Node, homes: Iterable[tuple[int, Leaf | None]]) -> None:
+    """Note which saved values lie in the memory of a leaf, and how old they are."""
+    places = node.plan.places  # pyright: ignore[reportOptionalMemberAccess]
+    for slot, leaf in homes:
+        if slot in places and leaf is not None:
+            node.stamps += ((slot, leaf, leaf.version),)
+
+
+def _home_of(xp: Any, out: Array, values: list[Any], homes: list[tuple[int, Leaf]]) -> Leaf | None:
+    """The leaf in whose memory the result lies, if it is a view of one."""
+    is_view = getattr(out, "base", out) is not None
+    for slot, leaf in homes:
+        if out is values[slot] or (is_view and _overlap(xp, out, values[slot])):
+            return leaf
+    return None
+
+
+def _overlap(xp: Any, a: Array, b: Array) -> bool:
+    return not hasattr(xp, "may_share_memory") or xp.may_share_memory(a, b)
+
+
+_BROADCAST_HINT = "aligned from the right, two sizes must be equal or one of them 1"
+
+
+def _retold(op: Op, values: list[Any], error: Exception) -> Exception:
+    """An error of the array library, retold in terms of the op and of what it was given."""
+    arrays = [value for value in values if of(value) is not None]
+    if len({of(value) for value in arrays}) > 1:
+        try:
+            namespace(op.name, values)
+        except ValueError as mixed:
+            return mixed
+    kinds = [k for k in (IndexError, TypeError, ValueError, MemoryError) if isinstance(error, k)]
+    if not kinds:
+        return error
+    got = " and ".join(f"{tuple(value.shape)} {value.dtype}" for value in arrays)
+    hint = f" ({op.hint})" if op.hint and kinds[0] is ValueError else ""
+    return kinds[0](f"{op.name}: got {got}: {str(error).strip()}{hint}")

@@ -1,0 +1,449 @@
+"""The tensor: what users hold. Its operators and methods are the ops, under the names people expect.
+
+A tensor is a value: no operation changes an array that somebody else may hold. `x += y` and
+`x[i] = v` give `x` a new value, and what was computed from the old one keeps the old one.
+"""
+
+from typing import Any
+
+import numpy
+
+from . import ops
+from .autograd import Leaf, Variable, grad_mode, gradients, is_grad_enabled, require_grad, wrap
+from .backend import Array, Backend, create, move, of
+from .primitive import primitive
+
+
+def _swapped(function):
+    """The reflected form of a binary operator: `2 - x` calls `x.__rsub__(2)`."""
+
+    def reflected(self, other):
+        return function(other, self)
+
+    return reflected
+
+
+def _backend(x: Variable) -> Backend:
+    found = of(x._data)
+    assert found is not None
+    return found
+
+
+class Tensor(Variable):
+    """An array on a backend, which remembers how it was computed where gradients are asked for.
+
+    Make one with `minigrad.tensor`, or with a creation function such as `zeros`. Methods are the
+    functions of the same name, with the tensor as their first argument: `x.sum(axis=0)` is
+    `mg.sum(x, axis=0)`.
+
+    >>> import minigrad as mg
+    >>> x = mg.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> y = (x * x).sum()
+    >>> y
+    tensor(14., dtype=float32, device=numpy, op=sum)
+    >>> y.backward()
+    >>> x.grad
+    tensor([2., 4., 6.], dtype=float32, device=numpy)
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data, dtype=None, requires_grad=False, device=None):
+        source = ops.tensor(data, dtype, requires_grad, device)
+        self._data, self.node, self.home = source._data, source.node, source.home
+
+    # --- what it is --------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Array:
+        """The array itself, shared and without a graph: writing to it is seen by whoever else holds it.
+
+        Setting it gives the tensor another value in the same place of the graph.
+        """
+        return self._data
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        array = value._data if isinstance(value, Variable) else value
+        if of(array) is None:
+            raise TypeError(f"data: expected an array or a tensor, got {type(value).__name__}")
+        self._data = array
+        if isinstance(self.node, Leaf):
+            require_grad(self)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of its axes."""
+        return self._data.shape
+
+    @property
+    def ndim(self) -> int:
+        """How many axes it has."""
+        return self._data.ndim
+
+    @property
+    def size(self) -> int:
+        """How many elements it has. (In torch this is `numel()`, and `size()` is the shape.)"""
+        return self._data.size
+
+    @property
+    def dtype(self) -> Any:
+        """The type of its elements, a NumPy dtype."""
+        return self._data.dtype
+
+    @property
+    def device(self) -> str:
+        """The backend that its array lives on: `'numpy'` or `'cupy'`."""
+        return _backend(self).name
+
+    @property
+    def T(self) -> "Tensor":  # noqa: N802
+        """A matrix transposed. For more axes see `mT` and `permute_dims`."""
+        if self.ndim != 2:
+            raise ValueError(f"T: needs a matrix, got shape {self.shape}; use mT, or permute_dims(x, axes)")
+        return ops.matrix_transpose(self)
+
+    @property
+    def mT(self) -> "Tensor":  # noqa: N802
+        """The last two axes swapped."""
+        return ops.matrix_transpose(self)
+
+    # --- gradients ---------------------------------------------------------------------------------
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow through it. Assign a bool to a leaf to change it."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it was made by the user, not by a recorded operation."""
+        return self.node is None or isinstance(self.node, Leaf)
+
+    @property
+    def grad(self) -> "Tensor | None":
+        """The gradient gathered by `backward`, in a leaf that requires gradients; else None."""
+        leaf = self.node if isinstance(self.node, Leaf) else self.home if self.node is None else None
+        return None if leaf is None else leaf.grad
+
+    @grad.setter
+    def grad(self, value: "Tensor | None") -> None:
+        if not isinstance(self.node, Leaf):
+            raise RuntimeError("grad: only a leaf that requires gradients has one; see requires_grad_()")
+        if value is not None and (not isinstance(value, Tensor) or value.shape != self.shape):
+            got = f"shape {value.shape}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"grad: expected a tensor of shape {self.shape}, got {got}")
+        self.node.grad = value
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
+        """Begin (or with False: stop) gathering gradients in this leaf; gives the tensor itself.
+
+        Raises:
+            TypeError: its dtype is not a floating-point one.
+            RuntimeError: it is the result of a recorded operation; `detach()` makes a leaf of it.
+        """
+        if not self.is_leaf:
+            if not requires_grad:
+                raise RuntimeError("requires_grad_(False): this is the result of an operation; use detach()")
+        elif requires_grad:
+            require_grad(self)
+        else:
+            self.node = None
+        return self
+
+    def detach(self) -> "Tensor":
+        """The same value without its graph: no gradient flows back through it. No memory is copied."""
+        return wrap(self._data, None, self.home)
+
+    def backward(self, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
+        """Add to the `.grad` of each leaf the derivative of this tensor by that leaf.
+
+        Args:
+            gradient: the derivative of what is wanted by this tensor, of the same shape; 1 by default,
+                which only a tensor of one element may leave out.
+            retain_graph: keep the graph, so that backward can pass through it again.
+            create_graph: make the gradients themselves differentiable (this keeps the graph, too).
+
+        Raises:
+            RuntimeError: there is no graph; or it was freed by an earlier backward; or an optimizer has
+                overwritten a parameter that it needs. No gradient has been added then.
+            ValueError: `gradient` is missing, or has another shape.
+
+        >>> import minigrad as mg
+        >>> x = mg.tensor(3.0, requires_grad=True)
+        >>> (x * x * x).backward(create_graph=True)
+        >>> slope, x.grad = x.grad, None
+        >>> slope.backward()
+        >>> slope.item(), x.grad.item()
+        (27.0, 18.0)
+        """
+        if self.node is None:
+            raise RuntimeError(
+                "backward: this tensor has no graph: it was not computed from a tensor with "
+                "requires_grad=True, or it was computed under no_grad()"
+            )
+        if gradient is None:
+            if self.size != 1:
+                raise ValueError(
+                    f"backward: a tensor of shape {self.shape} needs a gradient of that shape; "
+                    "or reduce it first, as with .sum().backward()"
+                )
+            given = wrap(create(_backend(self).xp, "ones", self.shape, dtype=self.dtype, like=self._data))
+        else:
+            given = gradient if isinstance(gradient, Tensor) else ops.tensor(gradient, device=self.device)
+            if given.shape != self.shape or given.device != self.device:
+                raise ValueError(
+                    f"backward: got a gradient of shape {given.shape} on {given.device!r} for a tensor of "
+                    f"shape {self.shape} on {self.device!r}"
+                )
+            if given.dtype != self.dtype:
+                given = given.astype(self.dtype)
+        if create_graph:
+            with grad_mode(True):
+                for leaf, g in gradients(self.node, given, True, ops):
+                    leaf.grad = g if leaf.grad is None else leaf.grad + g
+        else:
+            for leaf, g in gradients(self.node, given._data, retain_graph):
+                if leaf.grad is not None:
+                    g = leaf.grad._data + g
+                leaf.grad = wrap(numpy.asarray(g) if isinstance(g, numpy.generic) else g)
+
+    # --- leaving the graph -------------------------------------------------------------------------
+
+    def numpy(self) -> numpy.ndarray:
+        """A copy of its elements as a NumPy array, from whichever backend. (torch shares the memory.)
+
+        Raises `RuntimeError` for a tensor that requires gradients: `x.detach().numpy()`.
+        """
+        self._refuse_if_graph("numpy()")
+        return numpy.array(_backend(self).to_numpy(self._data))
+
+    def item(self) -> Any:
+        """The one element as a Python number."""
+        if self.size != 1:
+            raise ValueError(f"item: needs a tensor of one element, got shape {self.shape}")
+        return _backend(self).to_numpy(self._data).item()
+
+    def tolist(self) -> Any:
+        """Its elements as nested lists of Python numbers."""
+        return self.detach().numpy().tolist()
+
+    def to(self, device: str) -> "Tensor":
+        """This tensor on the backend `'numpy'` or `'cupy'`; itself if it is there. Gradients flow back."""
+        return self if device == self.device else _to(self, device, self.device)
+
+    def _refuse_if_graph(self, what: str) -> None:
+        if self.node is not None:
+            raise RuntimeError(
+                f"{what}: this tensor requires gradients, which would be lost; use detach() first"
+            )
+
+    __array_ufunc__ = None  # so that `ndarray * tensor` asks the tensor, and np.sin(tensor) is an error
+
+    def __array__(self, dtype=None, copy=None):
+        self._refuse_if_graph("np.asarray(tensor)")
+        if self.device != "numpy":
+            raise TypeError(f"np.asarray(tensor): it lives on {self.device!r}; use .numpy() to copy it")
+        return numpy.array(self._data, dtype=dtype, copy=copy is not False)
+
+    def __dlpack__(self, **kwargs):
+        self._refuse_if_graph("__dlpack__()")
+        return self._data.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return self._data.__dlpack_device__()
+
+    def __array_namespace__(self, *, api_version=None):
+        import minigrad
+
+        return minigrad
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu":
+            raise TypeError(f"only an integer tensor can be used as an index, got {self.dtype}")
+        return self.item()
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
+    # --- as a container ----------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("len(): a 0-d tensor has no length")
+        return self.shape[0]
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    __getitem__ = ops.getitem
+
+    def __setitem__(self, key, value) -> None:
+        if isinstance(self.node, Leaf) and is_grad_enabled():
+            raise RuntimeError(
+                "x[i] = v: x is a leaf that requires gradients, and would no longer be one; "
+                "write to it under no_grad(), or to a copy (y = x * 1)"
+            )
+        result = ops.setitem(self, key, value)
+        self._data = result._data
+        if not isinstance(self.node, Leaf):
+            self.node, self.home = result.node, None
+
+    __hash__ = object.__hash__
+
+    # --- operators ---------------------------------------------------------------------------------
+
+    __add__ = ops.add
+    __sub__ = ops.subtract
+    __mul__ = ops.multiply
+    __truediv__ = ops.divide
+    __floordiv__ = ops.floor_divide
+    __mod__ = ops.remainder
+    __pow__ = ops.pow
+    __matmul__ = ops.matmul
+    __and__ = ops.bitwise_and
+    __or__ = ops.bitwise_or
+    __xor__ = ops.bitwise_xor
+    __lshift__ = ops.bitwise_left_shift
+    __rshift__ = ops.bitwise_right_shift
+
+    __radd__ = _swapped(ops.add)
+    __rsub__ = _swapped(ops.subtract)
+    __rmul__ = _swapped(ops.multiply)
+    __rtruediv__ = _swapped(ops.divide)
+    __rfloordiv__ = _swapped(ops.floor_divide)
+    __rmod__ = _swapped(ops.remainder)
+    __rpow__ = _swapped(ops.pow)
+    __rmatmul__ = _swapped(ops.matmul)
+    __rand__ = _swapped(ops.bitwise_and)
+    __ror__ = _swapped(ops.bitwise_or)
+    __rxor__ = _swapped(ops.bitwise_xor)
+    __rlshift__ = _swapped(ops.bitwise_left_shift)
+    __rrshift__ = _swapped(ops.bitwise_right_shift)
+
+    __eq__ = ops.equal
+    __ne__ = ops.not_equal
+    __lt__ = ops.less
+    __le__ = ops.less_equal
+    __gt__ = ops.greater
+    __ge__ = ops.greater_equal
+
+    __neg__ = ops.negative
+    __pos__ = ops.positive
+    __abs__ = ops.abs
+    __invert__ = ops.bitwise_invert
+
+    # --- methods: the functions of these names -----------------------------------------------------
+
+    abs = ops.abs
+    all = ops.all
+    any = ops.any
+    argmax = ops.argmax
+    argmin = ops.argmin
+    astype = ops.astype
+    broadcast_to = ops.broadcast_to
+    clip = ops.clip
+    cos = ops.cos
+    cumulative_sum = ops.cumulative_sum
+    exp = ops.exp
+    expand_dims = ops.expand_dims
+    flatten = ops.flatten
+    flip = ops.flip
+    log = ops.log
+    log_softmax = ops.log_softmax
+    logsumexp = ops.logsumexp
+    matmul = ops.matmul
+    max = ops.max
+    mean = ops.mean
+    min = ops.min
+    pow = ops.pow
+    prod = ops.prod
+    relu = ops.relu
+    round = ops.round
+    sigmoid = ops.sigmoid
+    sin = ops.sin
+    softmax = ops.softmax
+    sqrt = ops.sqrt
+    square = ops.square
+    squeeze = ops.squeeze
+    std = ops.std
+    sum = ops.sum
+    take = ops.take
+    tanh = ops.tanh
+    tril = ops.tril
+    triu = ops.triu
+    var = ops.var
+
+    def reshape(self, *shape: Any) -> "Tensor":
+        """The same elements in another shape: `x.reshape(2, -1)` or `x.reshape((2, -1))`."""
+        return ops.reshape(self, shape[0] if len(shape) == 1 else shape)
+
+    def permute_dims(self, *axes: Any) -> "Tensor":
+        """The axes in another order: `x.permute_dims(1, 0)` or `x.permute_dims((1, 0))`."""
+        return ops.permute_dims(self, axes[0] if len(axes) == 1 and isinstance(axes[0], tuple) else axes)
+
+    def transpose(self, *axes: Any) -> "Tensor":
+        """As in NumPy: the axes in that order, or reversed. (`torch`'s swaps two axes.)"""
+        return self.permute_dims(*axes) if axes else ops.transpose(self)
+
+    # --- printing, copying, pickling ---------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        text = numpy.array2string(_backend(self).to_numpy(self._data), separator=", ", prefix="tensor(")
+        facts = [f"dtype={self.dtype}", f"device={self.device}"]
+        if self.node is not None:
+            facts.append(f"op={self.node.plan.name}" if self.node.plan else "requires_grad=True")
+        return f"tensor({text}, {', '.join(facts)})"
+
+    def _refuse_if_not_leaf(self, what: str) -> None:
+        if not self.is_leaf:
+            raise RuntimeError(
+                f"{what}: only a leaf can be copied or pickled, not a graph; use detach() first"
+            )
+
+    def __copy__(self) -> "Tensor":
+        return self.__deepcopy__({})
+
+    def __deepcopy__(self, memo: dict) -> "Tensor":
+        self._refuse_if_not_leaf("copy")
+        if id(self) not in memo:
+            copy = object.__new__(type(self))
+            copy.__setstate__((ops.tensor(self.detach())._data, self.requires_grad, self.grad))
+            memo[id(self)] = copy
+        return memo[id(self)]
+
+    def __reduce__(self):
+        self._refuse_if_not_leaf("pickle")
+        return object.__new__, (type(self),), (self.detach().numpy(), self.requires_grad, self.grad)
+
+    def __setstate__(self, state) -> None:
+        self._data, requires_grad, grad = state
+        self.node = self.home = None
+        if requires_grad:
+            require_grad(self)
+            self.grad = None if grad is None else grad.detach()
+
+
+def _back(g, device, source) -> Any:
+    return _to(g, source, device)
+
+
+@primitive(x=_back)
+def _to(xp, x, device, source) -> Any:
+    return move(x, device)
+
+
+Variable.made = Tensor
