@@ -402,7 +402,7 @@ _BROADCAST_HINT = "aligned from the right, two sizes must be equal or one of the
 def _retold(op: Op, values: list[Any], error: Exception) -> Exception:
     """An error of the array library, retold in terms of the op and of what it was given."""
     arrays = [value for value in values if of(value) is not None]
-    if len({of(value) for value in arrays}) > 1:
+    if any(of(value) is not of(arrays[0]) for value in arrays):
         try:
             namespace(op.name, values)
         except ValueError as mixed:

@@ -98,7 +98,6 @@ from .elementwise import (
 )
 from .indexing import (
     getitem,
-    grid,
     scatter,
     setitem,
     take,
@@ -224,7 +223,6 @@ __all__ = [
     "getitem",
     "greater",
     "greater_equal",
-    "grid",
     "hypot",
     "invert",
     "isfinite",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 
 from ..autograd import Variable, require_grad, wrap
-from ..backend import Backend, current, get, is_floating, move, of
+from ..backend import Backend, cast, current, get, is_floating, move, of
 from ..primitive import primitive
 
 _default_dtype = numpy.dtype(numpy.float32)
@@ -35,8 +35,10 @@ def _finish(array: Any, requires_grad: bool) -> Any:
     return result
 
 
-def _from_python(data: Any, op: str) -> numpy.ndarray:
-    """Nested lists of Python's numbers, and whatever NumPy can read, as a NumPy array."""
+def _read(op: str, data: Any, dtype: Any) -> numpy.ndarray:
+    """Numbers, nested lists of them, and whatever else NumPy can read, as a NumPy array."""
+    if hasattr(data, "mask"):
+        raise TypeError(f"{op}: a masked array would lose its mask; fill it first, as with .filled(0)")
     try:
         array = numpy.asarray(data)
     except ValueError as error:
@@ -46,32 +48,29 @@ def _from_python(data: Any, op: str) -> numpy.ndarray:
     first = data
     while isinstance(first, (list, tuple)) and first:
         first = first[0]
-    if array.dtype == numpy.float64 and not isinstance(first, (numpy.generic, numpy.ndarray, Variable)):
-        array = array.astype(_default_dtype)
-    return array
+    from_python = isinstance(first, (float, list, tuple)) and not isinstance(first, numpy.generic)
+    return (
+        array.astype(_default_dtype) if from_python and dtype is None and array.dtype.kind == "f" else array
+    )
 
 
 def _convert(op: str, data: Any, dtype: Any, device: str | None, copy: bool | None) -> Any:
     """`data` as an array of that dtype on that device, copied if `copy`, or if there is no other way."""
-    if isinstance(data, Variable):
-        data = data._data
-    source = of(data)
-    if source is None or isinstance(data, (numpy.generic, list, tuple)):
-        data = _from_python(data, op)
-        source, copy = get("numpy"), bool(copy) and isinstance(data, numpy.ndarray)
-        device = device or current().name
-    elif source.name == "numpy":
-        if hasattr(data, "mask"):
-            raise TypeError(f"{op}: a masked array would lose its mask; fill it first, as with .filled(0)")
-        if data.dtype.kind not in "biuf":
-            raise TypeError(f"{op}: cannot hold {data.dtype}; tensors are of bools, integers or real floats")
-        data = numpy.asarray(data)
-    array = move(data, device) if device else data
-    target = of(array)
-    assert target is not None
+    given = data._data if isinstance(data, Variable) else data
+    source = of(given)
+    if source is None or source.name == "numpy":
+        array = _read(op, given, dtype)
+        device = device or ("numpy" if isinstance(data, Variable) else current().name)
+    else:
+        array = given
+    array = move(array, device) if device else array
+    backend = of(array)
+    assert backend is not None
     if dtype is not None and array.dtype != dtype:
-        return array.astype(dtype)
-    return target.xp.asarray(array, copy=True) if copy and array is data else array
+        if not is_floating(dtype) and numpy.dtype(dtype).kind not in "biu":
+            raise TypeError(f"{op}: cannot make {dtype}; tensors are of bools, integers or real floats")
+        return cast(backend.xp, array, dtype)
+    return backend.xp.asarray(array, copy=True) if copy and array is given else array
 
 
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> Any:
@@ -79,11 +78,11 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: st
 
     Args:
         data: a number, nested lists of numbers, an array or a tensor. Python floats become the default
-            float dtype, Python integers int64 and bools bool; arrays keep their dtype and their device.
+            float dtype, Python integers int64 and bools bool; arrays keep their dtype.
         dtype: convert to this instead.
         requires_grad: gather gradients in `.grad`; for floating-point dtypes.
-        device: `'numpy'` or `'cupy'`; by default an array stays where it is, and all else goes to the
-            current backend.
+        device: `'numpy'` or `'cupy'`; by default the current backend, but a tensor, or an array that is
+            on a GPU, stays where it is.
 
     Raises:
         TypeError: complex numbers, strings and objects; `requires_grad` with integers or bools.
@@ -104,9 +103,11 @@ def asarray(obj: Any, dtype: Any = None, device: str | None = None, copy: bool |
     `copy=True` copies always (`tensor` does too).
     """
     if isinstance(obj, Variable) and not copy:
-        its = of(obj._data)
-        assert its is not None
-        if (dtype is None or obj._data.dtype == dtype) and device in (None, its.name):
+        if dtype is None and device is None:
+            return obj
+        backend = of(obj._data)
+        assert backend is not None
+        if dtype in (None, obj._data.dtype) and device in (None, backend.name):
             return obj
     return _finish(_convert("asarray", obj, dtype, device, copy), False)
 

@@ -101,11 +101,16 @@ def setitem(x, key, value) -> Any:
     return _setitem(x, key, value, twice)
 
 
+@primitive(
+    x=lambda g, shape, indices, axis: scatter(g, (*[slice(None)] * (axis % len(shape)), indices, ...), shape)
+)
+def _take(xp, x, indices, axis):
+    return xp.take(x, indices, axis=axis)
+
+
 def take(x, indices, axis=None) -> Any:
-    """The slices of x at `indices` along `axis`; of the flattened x without an axis."""
-    if axis is None:
-        return getitem(reshape(x, -1), indices)
-    return getitem(x, (*[slice(None)] * (axis % len(x.shape)), indices, ...))
+    """The slices of x at `indices` (integers) along `axis`; of the flattened x without an axis."""
+    return _take(reshape(x, -1), indices, 0) if axis is None else _take(x, indices, axis)
 
 
 def take_along_axis(x, indices, axis=-1) -> Any:

@@ -16,7 +16,7 @@ def _reshape(xp, x, sizes):
 
 def reshape(x, shape) -> Any:
     """The same elements in another `shape`: an integer or a tuple, in which one size may be -1."""
-    return _reshape(x, shape)
+    return _reshape(x, (shape,) if isinstance(shape, int) else shape)
 
 
 def _inverse(axes):

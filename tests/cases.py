@@ -1,0 +1,516 @@
+"""The table of op cases, which every suite walks: for each op its inputs, and what others compute.
+
+A row names an op, inputs for it, and settings. `numpy` and `torch` say how those compute the same; by
+default it is their function of the same name. Inputs are drawn in float64 from ranges in which the op
+is smooth, so that finite differences apply; corners have tests of their own.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import minigrad as mg
+from minigrad.ops.losses import nll
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How to draw one input: `kind` is 'float', 'int' or 'bool'."""
+
+    shape: tuple[int, ...]
+    low: float = -2.0
+    high: float = 2.0
+    kind: str = "float"
+    apart: float = 0.0  # how far to stay from whole numbers, where steps and kinks are
+
+    def __call__(self, random: np.random.Generator, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        shape = self.shape if shape is None else shape
+        if self.kind == "bool":
+            return random.random(shape) < 0.5
+        if self.kind == "int":
+            return random.integers(int(self.low), int(self.high), shape)
+        values = random.uniform(self.low, self.high, shape)
+        if self.apart:
+            whole = np.floor(values)
+            values = whole + self.apart + (values - whole) * (1 - 2 * self.apart)
+        return values
+
+
+def real(*shape: int, low: float = -2.0, high: float = 2.0, apart: float = 0.0) -> Draw:
+    return Draw(shape, low, high, "float", apart)
+
+
+def ints(*shape: int, low: int = 0, high: int = 2) -> Draw:
+    return Draw(shape, low, high, "int")
+
+
+def bools(*shape: int) -> Draw:
+    return Draw(shape, kind="bool")
+
+
+@dataclass(frozen=True)
+class Case:
+    op: str
+    draws: tuple[Draw, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    minigrad: Callable[..., Any] | None = None
+    numpy: Callable[..., Any] | None = None
+    torch: Callable[..., Any] | str | None = ""
+    elementwise: bool = False
+    differentiable: bool = True
+    standard: bool = True  # whether it keeps to the Array API standard, which numpy and cupy exceed
+
+    def __str__(self) -> str:
+        shapes = ",".join("x".join(map(str, d.shape)) or "0d" for d in self.draws)
+        return f"{self.op}({shapes}{''.join(f' {k}={v}' for k, v in self.settings.items())})"
+
+    def inputs(self, dtype: Any = np.float64, seed: int = 0) -> list[np.ndarray]:
+        random = np.random.default_rng(seed)
+        return [np.asarray(d(random), dtype if d.kind == "float" else None) for d in self.draws]
+
+    def compute(self, *inputs: Any) -> Any:
+        """The op on tensors."""
+        return (self.minigrad or getattr(mg, self.op))(*inputs, **self.settings)
+
+    def expected(self, *inputs: np.ndarray) -> np.ndarray:
+        """What NumPy makes of it."""
+        return np.asarray((self.numpy or getattr(np, self.op))(*inputs, **self.settings))
+
+    def smooth(self) -> list[int]:
+        """Which inputs have gradients."""
+        return [i for i, d in enumerate(self.draws) if d.kind == "float"] if self.differentiable else []
+
+
+def torch() -> Any:
+    """torch, which the rows that name it need only when they are compared with it."""
+    import torch
+
+    return torch
+
+
+CASES: list[Case] = []
+
+
+def row(op: str, *draws: Draw, settings: dict[str, Any] | None = None, **how: Any) -> None:
+    CASES.append(Case(op, draws, settings or {}, **how))
+
+
+def unary(op: str, low: float = -2.0, high: float = 2.0, apart: float = 0.0, **how: Any) -> None:
+    for shape in ((3,), (2, 3), ()):
+        row(op, real(*shape, low=low, high=high, apart=apart), elementwise=True, **how)
+
+
+def binary(op: str, x: Draw | None = None, y: Draw | None = None, **how: Any) -> None:
+    x, y = x or real(), y or real()
+    for a, b in (((3,), (3,)), ((2, 3), (3,)), ((2, 1), (1, 3)), ((), (2,))):
+        row(
+            op,
+            Draw(a, x.low, x.high, x.kind, x.apart),
+            Draw(b, y.low, y.high, y.kind, y.apart),
+            elementwise=True,
+            **how,
+        )
+
+
+def math_function(f: Callable[[float], float]) -> Callable[..., np.ndarray]:
+    return lambda x: np.vectorize(f, otypes=[float])(x)
+
+
+# --- arithmetic ------------------------------------------------------------------------------------
+
+positive = real(low=0.3, high=2.0)
+binary("add")
+binary("subtract")
+binary("multiply")
+binary("divide", y=positive)
+binary("pow", x=positive, torch="pow")
+binary("remainder", x=real(low=0.1, high=0.9), y=real(low=1.1, high=1.9))
+binary("floor_divide", x=real(low=0.1, high=0.9), y=real(low=1.1, high=1.9), torch=None)
+binary("maximum", y=real(low=0.0))
+binary("minimum", y=real(low=0.0))
+binary("atan2", x=positive)
+binary("hypot", x=positive)
+binary("logaddexp")
+for name in ("negative", "positive", "square", "exp", "expm1", "sin", "cos"):
+    unary(name)
+for name in ("sinh", "cosh", "tanh", "atan", "asinh"):
+    unary(name)
+unary("abs", low=0.2)
+unary("abs", low=-2.0, high=-0.2)
+for name in ("sign", "floor", "ceil", "round", "trunc"):
+    unary(name, apart=0.2)
+for name in ("sqrt", "log", "log1p", "log2", "log10", "reciprocal"):
+    unary(name, low=0.3)
+unary("tan", low=-1.0, high=1.0)
+for name in ("asin", "acos", "atanh"):
+    unary(name, low=-0.8, high=0.8)
+unary("acosh", low=1.3, high=3.0)
+
+row("clip", real(3, 4), settings={"min": -0.5, "max": 0.7}, torch="clamp", elementwise=True)
+row("clip", real(3, 4), settings={"min": 0.1}, numpy=lambda x, min: np.maximum(x, min), torch="clamp")
+row("clip", real(3, 4), settings={"max": 0.1}, numpy=lambda x, max: np.minimum(x, max), torch="clamp")
+row("clip", real(3, 4), real(4, low=-1.0, high=-0.1), real(3, 1, low=0.1, high=1.0), torch="clamp")
+row("where", bools(2, 3), real(2, 3), real(2, 3))
+row("where", bools(2, 1), real(3), real(2, 3))
+row(
+    "astype",
+    real(2, 3),
+    settings={"dtype": np.float64},
+    numpy=lambda x, dtype: x.astype(dtype),
+    torch=None,
+    standard=False,
+)
+
+# --- comparisons -----------------------------------------------------------------------------------
+
+for name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"):
+    torch_name = {
+        "equal": "eq",
+        "not_equal": "ne",
+        "less": "lt",
+        "less_equal": "le",
+        "greater": "gt",
+        "greater_equal": "ge",
+    }
+    binary(name, x=ints(), y=ints(), differentiable=False, torch=torch_name[name])
+    row(name, real(2, 3), real(3), differentiable=False, torch=torch_name[name])
+for name in ("isnan", "isinf", "isfinite"):
+    row(name, real(2, 3), differentiable=False)
+row("logical_not", bools(2, 3), differentiable=False)
+row("bitwise_invert", bools(2, 3), differentiable=False, torch="bitwise_not")
+for name in ("logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor"):
+    row(name, bools(2, 3), bools(3), differentiable=False)
+row("bitwise_left_shift", ints(2, 3, high=9), ints(3, high=3), differentiable=False)
+row("bitwise_right_shift", ints(2, 3, high=9), ints(3, high=3), differentiable=False)
+
+# --- activations -----------------------------------------------------------------------------------
+
+normal_cdf = math_function(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)))
+unary("relu", apart=0.1, numpy=lambda x: np.maximum(x, 0))
+unary("sigmoid", numpy=lambda x: 1 / (1 + np.exp(-x)))
+unary("softplus", numpy=lambda x: np.log(1 + np.exp(x)), torch="nn.functional.softplus")
+unary("silu", numpy=lambda x: x / (1 + np.exp(-x)), torch="nn.functional.silu")
+unary("gelu", numpy=lambda x: x * normal_cdf(x), torch="nn.functional.gelu")
+unary("erf", numpy=math_function(math.erf))
+
+# --- reductions ------------------------------------------------------------------------------------
+
+AXES: tuple[dict[str, Any], ...] = ({}, {"axis": 0}, {"axis": -1, "keepdims": True}, {"axis": (0, 2)})
+
+
+def torch_reduction(name: str) -> Callable[..., Any]:
+    def call(x: Any, axis: Any = None, keepdims: bool = False, **more: Any) -> Any:
+        axis = tuple(range(x.ndim)) if axis is None else axis
+        if name == "prod":
+            for a in sorted((a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis)), reverse=True):
+                x = torch().prod(x, a, keepdim=keepdims)
+            return x
+        return getattr(torch(), name)(x, axis, keepdim=keepdims, **more)
+
+    return call
+
+
+def logsumexp(x: np.ndarray, axis: Any = None, keepdims: bool = False) -> np.ndarray:
+    return np.log(np.sum(np.exp(x), axis=axis, keepdims=keepdims))
+
+
+for name, how in (
+    ("sum", {}),
+    ("mean", {}),
+    ("prod", {}),
+    ("max", {"torch": torch_reduction("amax")}),
+    ("min", {"torch": torch_reduction("amin")}),
+    ("logsumexp", {"numpy": logsumexp}),
+):
+    for settings in AXES:
+        row(name, real(2, 3, 2), settings=settings, **{"torch": torch_reduction(name), **how})
+    row(name, real(), **{"torch": torch_reduction(name), **how})
+for name in ("var", "std"):
+    for settings in ({}, {"axis": 0, "correction": 1.0}, {"axis": (0, 2), "keepdims": True}):
+        row(
+            name,
+            real(2, 3, 2),
+            settings=settings,
+            numpy=lambda x, correction=0.0, name=name, **more: getattr(np, name)(x, ddof=correction, **more),
+            torch=lambda x, name=name, **more: torch_reduction(name)(x, **{"correction": 0.0, **more}),
+        )
+
+
+def softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    return np.exp(x) / np.sum(np.exp(x), axis=axis, keepdims=True)
+
+
+for axis in (0, -1):
+    row("softmax", real(3, 4), settings={"axis": axis}, numpy=softmax)
+    row("log_softmax", real(3, 4), settings={"axis": axis}, numpy=lambda x, axis: np.log(softmax(x, axis)))
+    row("cumulative_sum", real(3, 4), settings={"axis": axis}, numpy=np.cumsum, torch="cumsum")
+row("cumulative_sum", real(4), numpy=np.cumsum, torch=lambda x: x.cumsum(0))
+for name in ("argmax", "argmin"):
+    for settings in ({}, {"axis": 1}, {"axis": 0, "keepdims": True}):
+        row(name, real(3, 4), settings=settings, differentiable=False, torch=None)
+for name in ("all", "any"):
+    for settings in AXES:
+        row(name, bools(2, 3, 2), settings=settings, differentiable=False, torch=None)
+
+# --- shaping ---------------------------------------------------------------------------------------
+
+row("reshape", real(2, 6), settings={"shape": (3, -1)})
+row("reshape", real(2, 3), settings={"shape": (6,)})
+row(
+    "permute_dims",
+    real(2, 3, 4),
+    settings={"axes": (2, 0, 1)},
+    numpy=np.transpose,
+    torch=lambda x, axes: x.permute(axes),
+)
+row("transpose", real(2, 3, 4), torch=lambda x: x.permute(2, 1, 0))
+row("transpose", real(2, 3, 4), settings={"axes": (1, 0, 2)}, torch=lambda x, axes: x.permute(axes))
+row("matrix_transpose", real(2, 3, 4), numpy=lambda x: x.swapaxes(-1, -2), torch=lambda x: x.mT)
+row("moveaxis", real(2, 3, 4), settings={"source": 0, "destination": -1})
+row("moveaxis", real(2, 3, 4), settings={"source": (0, 1), "destination": (-1, 0)})
+row("expand_dims", real(2, 3), settings={"axis": 1}, torch=lambda x, axis: x.unsqueeze(axis))
+row("squeeze", real(2, 1, 3, 1), settings={"axis": 1})
+row("squeeze", real(2, 1, 3, 1))
+row("flatten", real(2, 3, 2), settings={"start_dim": 1}, numpy=lambda x, start_dim: x.reshape(2, 6))
+row("flatten", real(), numpy=lambda x: x.reshape(1))
+row("broadcast_to", real(3, 1), settings={"shape": (2, 3, 4)}, torch=lambda x, shape: x.expand(shape))
+for settings in ({}, {"axis": 1}, {"axis": -1}, {"axis": None}):
+    row(
+        "concat",
+        real(2, 3),
+        real(2, 3),
+        real(2, 3),
+        settings=settings,
+        minigrad=lambda *x, **s: mg.concat(x, **s),
+        numpy=lambda *x, **s: np.concatenate(x, **s),
+        torch=lambda *x, axis=0: torch().cat([v.flatten() for v in x] if axis is None else x, axis or 0),
+    )
+row(
+    "concat",
+    real(1, 3),
+    real(4, 3),
+    minigrad=lambda *x: mg.concat(x),
+    numpy=lambda *x: np.concatenate(x),
+    torch=lambda *x: torch().cat(x),
+)
+for settings in ({}, {"axis": 1}, {"axis": -1}):
+    row(
+        "stack",
+        real(2, 3),
+        real(2, 3),
+        settings=settings,
+        minigrad=lambda *x, **s: mg.stack(x, **s),
+        numpy=lambda *x, **s: np.stack(x, **s),
+        torch=lambda *x, axis=0: torch().stack(x, axis),
+    )
+
+
+row("flip", real(2, 3), torch=lambda x: x.flip((0, 1)))
+row("flip", real(2, 3), settings={"axis": 1}, torch=lambda x, axis: x.flip(axis))
+row("flip", real(2, 3, 2), settings={"axis": (0, 2)}, torch=lambda x, axis: x.flip(axis))
+row("roll", real(2, 3), settings={"shift": 2}, torch=lambda x, shift: x.roll(shift))
+row("roll", real(2, 3), settings={"shift": 1, "axis": 1}, torch=lambda x, shift, axis: x.roll(shift, axis))
+row(
+    "roll",
+    real(2, 3),
+    settings={"shift": (1, -1), "axis": (0, 1)},
+    torch=lambda x, shift, axis: x.roll(shift, axis),
+)
+for name in ("tril", "triu"):
+    row(name, real(3, 4))
+    row(name, real(2, 3, 3), settings={"k": 1}, torch=lambda x, k, name=name: getattr(x, name)(k))
+    row(name, real(3, 3), settings={"k": -1}, torch=lambda x, k, name=name: getattr(x, name)(k))
+row(
+    "pad",
+    real(2, 3),
+    settings={"pad_width": ((1, 0), (2, 1)), "value": 0.5},
+    numpy=lambda x, pad_width, value: np.pad(x, pad_width, constant_values=value),
+    torch=lambda x, pad_width, value: torch().nn.functional.pad(x, (2, 1, 1, 0), value=value),
+)
+row(
+    "pad", real(2), settings={"pad_width": 2}, torch=lambda x, pad_width: torch().nn.functional.pad(x, (2, 2))
+)
+
+
+# --- indexing --------------------------------------------------------------------------------------
+
+
+def key_for(x: mg.Tensor, key: Any) -> Any:
+    """The key with its arrays as tensors where x lives."""
+    if isinstance(key, tuple):
+        return tuple(key_for(x, k) for k in key)
+    return mg.tensor(key, device=x.device) if isinstance(key, np.ndarray) else key
+
+
+def torch_key(key: Any) -> Any:
+    if isinstance(key, tuple):
+        return tuple(torch_key(k) for k in key)
+    return torch().from_numpy(key) if isinstance(key, np.ndarray) else key
+
+
+KEYS: tuple[tuple[Any, bool], ...] = (
+    (1, False),
+    ((1, ...), True),
+    ((slice(None), -1), True),
+    ((slice(0, 3, 2), None, slice(None, None, -1)), False),
+    ((slice(0, 3, 2), slice(None, None, -1)), True),
+    ((..., slice(1, 3)), True),
+    (np.array([[True, False, True, True]] * 3), True),
+    (np.array([2, 0, 2, 2]), False),
+    ((np.array([0, 1, 1]), np.array([3, 0, 0])), True),
+    ((slice(None), np.array([1, 1, 3])), False),
+    ((np.array([[0], [2]]), slice(1, None)), False),
+    ((np.array([True, False, True]), 2), False),
+)
+for key, standard in KEYS:
+    row(
+        "getitem",
+        real(3, 4),
+        minigrad=lambda x, key=key: x[key_for(x, key)],
+        numpy=lambda x, key=key: x[key],
+        torch=None if "-1)" in str(key) else lambda x, key=key: x[torch_key(key)],
+        standard=standard,
+    )
+
+
+def numpy_setitem(x: np.ndarray, value: np.ndarray, key: Any) -> np.ndarray:
+    out = x.copy()
+    out[key] = value
+    return out
+
+
+def torch_setitem(x: Any, value: Any, key: Any) -> Any:
+    out = x.clone()
+    out[torch_key(key)] = value
+    return out
+
+
+def numpy_scatter(x: np.ndarray, key: Any, sizes: tuple[int, ...]) -> np.ndarray:
+    out = np.zeros(sizes, x.dtype)
+    np.add.at(out, key, x)
+    return out
+
+
+for key, value, standard in (
+    (1, real(4), False),
+    ((1, ...), real(4), True),
+    ((slice(None), 2), real(), True),
+    ((..., slice(1, 3)), real(3, 2), True),
+    (np.array([[True, False, True, True]] * 3), real(), True),
+    (np.array([2, 0, 2]), real(3, 4), False),  # writes a row twice, which torch's gradient gets wrong
+    ((np.array([0, 1]), np.array([3, 0])), real(2), False),
+):
+    row(
+        "setitem",
+        real(3, 4),
+        value,
+        minigrad=lambda x, v, key=key: mg.ops.setitem(x, key_for(x, key), v),
+        numpy=lambda x, v, key=key: numpy_setitem(x, v, key),
+        torch=None if "[2 0 2]" in str(key) else lambda x, v, key=key: torch_setitem(x, v, key),
+        standard=standard,
+    )
+for key in (np.array([2, 0, 2]), np.array([1, 1, 1])):
+    row(
+        "scatter",
+        real(3, 4),
+        minigrad=lambda x, key=key: mg.ops.scatter(x, key_for(x, key)._data, (5, 4)),
+        numpy=lambda x, key=key: numpy_scatter(x, key, (5, 4)),
+        torch=None,
+        standard=False,
+    )
+by_axis = {"torch": lambda x, i, axis: x.index_select(axis, i)}
+row("take", real(3, 4), ints(5, high=3), settings={"axis": 0}, standard=False, **by_axis)
+row("take", real(3, 4), ints(5, high=4), settings={"axis": 1}, standard=False, **by_axis)
+row("take", real(3, 4), ints(2, 2, high=12), torch="take", standard=False)
+row("take_along_axis", real(3, 4), ints(3, 2, high=4), settings={"axis": 1}, torch=None)
+row("take_along_axis", real(3, 4), ints(1, 4, high=3), settings={"axis": 0}, torch=None)
+
+# --- linear algebra --------------------------------------------------------------------------------
+
+for a, b in (
+    ((2, 3), (3, 4)),
+    ((3,), (3,)),
+    ((3,), (3, 2)),
+    ((2, 3), (3,)),
+    ((2, 2, 3), (3, 2)),
+    ((2, 2, 3), (2, 3, 2)),
+    ((2, 1, 2, 3), (3, 3, 2)),
+    ((2, 2, 3), (3,)),
+    ((3,), (2, 3, 2)),
+):
+    row("matmul", real(*a), real(*b))
+for x in (real(4, 3), real(3), real(2, 2, 3)):
+    row("linear", x, real(2, 3), real(2), numpy=lambda x, w, b: x @ w.T + b, torch="nn.functional.linear")
+row("linear", real(4, 3), real(2, 3), numpy=lambda x, w: x @ w.T, torch="nn.functional.linear")
+row("outer", real(3), real(4))
+for a, b, axes in (
+    ((2, 3, 4), (3, 4, 2), 2),
+    ((2, 3), (4, 2), ((0,), (1,))),
+    ((2, 3), (4, 5), 0),
+    ((2, 3, 4), (4, 3, 2), ((2, 1), (0, 1))),
+):
+    row(
+        "tensordot",
+        real(*a),
+        real(*b),
+        settings={"axes": axes},
+        torch=lambda x, y, axes: torch().tensordot(x, y, dims=axes),
+    )
+for subscripts, shapes in (
+    ("ij,jk->ik", ((2, 3), (3, 4))),
+    ("ij,jk", ((2, 3), (3, 4))),
+    ("ii->i", ((3, 3),)),
+    ("ii", ((3, 3),)),
+    ("iij->j", ((2, 2, 3),)),
+    ("iii->i", ((2, 2, 2),)),
+    ("ij->", ((2, 3),)),
+    ("ij->ji", ((2, 3),)),
+    ("i,j->ij", ((2,), (3,))),
+    ("ij,jk,kl->il", ((2, 3), (3, 2), (2, 2))),
+    ("...ij,...jk->...ik", ((2, 2, 3), (3, 2))),
+    ("b...i,bi->b...", ((2, 3, 2), (2, 2))),
+    ("ij,kj->i", ((2, 3), (4, 3))),
+    ("i,i->", ((3,), (1,))),
+    (",ij->ij", ((), (2, 3))),
+):
+    row(
+        "einsum",
+        *(real(*shape) for shape in shapes),
+        minigrad=lambda *x, subscripts=subscripts: mg.einsum(subscripts, *x),
+        numpy=lambda *x, subscripts=subscripts: np.einsum(subscripts, *x),
+        torch=lambda *x, subscripts=subscripts: torch().einsum(subscripts, *x),
+    )
+
+# --- losses, creation, moving ----------------------------------------------------------------------
+
+TARGET = np.array([2, 0, 1])
+
+
+def class_key(x: mg.Tensor) -> tuple[Any, ...]:
+    return tuple(mg.tensor(k, device=x.device).data for k in (np.arange(3), TARGET))
+
+
+for summed in (True, False):
+    row(
+        "nll",
+        real(3, 4),
+        minigrad=lambda x, summed=summed: nll(x, class_key(x), -0.5, summed),
+        numpy=lambda x, summed=summed: (np.sum if summed else np.asarray)(-0.5 * x[np.arange(3), TARGET]),
+        torch=None,
+        standard=False,
+    )
+for name in ("zeros_like", "ones_like"):
+    row(name, real(2, 3), differentiable=False)
+row("full_like", real(2, 3), settings={"fill_value": 0.5}, differentiable=False)
+row(
+    "empty_like",
+    real(2, 3),
+    minigrad=lambda x: mg.full_like(mg.empty_like(x), 1.0),
+    numpy=np.ones_like,
+    torch=None,
+    differentiable=False,
+)
+row("to", real(2, 3), minigrad=lambda x: x.to("numpy").to(x.device), numpy=lambda x: x, torch=None)

@@ -1,0 +1,69 @@
+"""What all tests share: array-api-strict as a backend, and a check that none leaves a mode switched."""
+
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import array_api_strict as strict
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad.backend import Backend, register
+
+# Not on the device that NumPy can read: from this one every silent conversion to NumPy raises, as from
+# a GPU. What passes here uses nothing beyond the standard, and mixes no host arrays in.
+DEVICE = strict.Device("device1")
+
+
+def to_strict(array: np.ndarray) -> Any:
+    return strict.asarray(array, device=DEVICE)
+
+
+def from_strict(array: Any) -> np.ndarray:
+    return np.asarray(array.to_device(strict.Device("CPU_DEVICE")))
+
+
+def _add_at(target: Any, key: Any, values: Any) -> None:
+    """`add.at`, which NumPy and CuPy have beyond the standard."""
+    keys = tuple(
+        from_strict(k) if hasattr(k, "to_device") else k for k in (key if isinstance(key, tuple) else (key,))
+    )
+    total = from_strict(target).copy()
+    np.add.at(total, keys, from_strict(values))
+    target[...] = to_strict(total)
+
+
+def _einsum(subscripts: str, *operands: Any, optimize: bool = False) -> Any:
+    return to_strict(np.asarray(np.einsum(subscripts, *map(from_strict, operands), optimize=optimize)))
+
+
+class _Add:
+    """The standard's `add`, with NumPy's `add.at`."""
+
+    __call__ = staticmethod(strict.add)
+    at = staticmethod(_add_at)
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that the flag is experimental
+    strict.set_array_api_strict_flags(api_version="2024.12")
+
+register(
+    Backend(
+        "strict",
+        SimpleNamespace(**{**vars(strict), "add": _Add(), "einsum": _einsum}),
+        type(to_strict(np.zeros(1))),
+        to_strict,
+        from_strict,
+    )
+)
+
+
+@pytest.fixture(autouse=True)
+def _modes_are_restored():
+    """A test that leaves a switch turned would make others fail, or pass."""
+    yield
+    assert mg.is_grad_enabled()
+    assert mg.backend() == "numpy"
+    assert mg.ops.default_dtype() == np.float32

@@ -1,0 +1,433 @@
+"""Every op, by the table of cases: values, gradients, memory, dtypes, layouts, backends, and torch."""
+
+import operator
+import weakref
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+from cases import CASES, Case
+from hypothesis import given, settings
+from hypothesis.extra import numpy as hnp
+
+import minigrad as mg
+from minigrad.autograd import Node
+from minigrad.backend import get
+from minigrad.primitive import OPS
+from minigrad.testing import gradcheck
+
+BACKENDS = ["numpy", "strict", "cupy"]
+SMOOTH = [case for case in CASES if case.differentiable]
+
+
+def table(rows: list[Case]) -> Any:
+    return pytest.mark.parametrize("case", rows, ids=[f"{i}-{case}" for i, case in enumerate(rows)])
+
+
+def need(device: str) -> None:
+    if device == "cupy":
+        try:
+            get("cupy")
+        except (ImportError, RuntimeError) as error:
+            pytest.skip(str(error))
+
+
+def tensors(case: Case, arrays: list[np.ndarray], device: str = "numpy") -> list[mg.Tensor]:
+    """The inputs as tensors on that device, requiring gradients where the case has them."""
+    smooth = case.smooth()
+    return [
+        mg.tensor(a, requires_grad=i in smooth and a.dtype.kind == "f", device=device)
+        for i, a in enumerate(arrays)
+    ]
+
+
+def graph(node: Node | None) -> list[Node]:
+    """The nodes below a result that are not leaves."""
+    found: list[Node] = []
+    pending = [node] if node is not None else []
+    while pending:
+        node = pending.pop()
+        if node.plan is not None and node not in found:
+            found.append(node)
+            pending.extend(node.parents)
+    return found
+
+
+def test_every_op_has_a_row():
+    rows = {case.op for case in CASES}
+    made = {
+        "arange",
+        "asarray",
+        "default_dtype",
+        "empty",
+        "eye",
+        "full",
+        "linspace",
+        "ones",
+        "set_default_dtype",
+    }
+    made |= {"tensor", "zeros"}  # creation functions: see test_tensor.py
+    aliases = {
+        n
+        for n in mg.ops.__all__
+        if any(getattr(mg.ops, n) is getattr(mg.ops, m) for m in rows if hasattr(mg.ops, m))
+    }
+    assert set(mg.ops.__all__) - aliases - rows - made == set()
+    helpers = {"cast", "cast_away", "identity", "last_writes"}  # reached by way of rows of other names
+    assert set(OPS) - rows - helpers == set()
+
+
+# --- values and gradients --------------------------------------------------------------------------
+
+
+@table(CASES)
+def test_values_against_numpy(case: Case):
+    arrays = case.inputs()
+    result = case.compute(*tensors(case, arrays))
+    expected = case.expected(*arrays)
+    assert isinstance(result, mg.Tensor)
+    assert result.shape == expected.shape
+    assert result.dtype == expected.dtype
+    np.testing.assert_allclose(result.detach().numpy(), expected, rtol=1e-13, atol=1e-15)
+
+
+@table(SMOOTH)
+def test_first_and_second_gradients(case: Case):
+    assert gradcheck(case.compute, *tensors(case, case.inputs()), order=2)
+
+
+@table([case for case in SMOOTH if case.smooth() == [0, 1] and case.draws[0].shape == case.draws[1].shape])
+def test_same_tensor_as_both_operands(case: Case):
+    x = case.draws[0](np.random.default_rng(1)) ** 2 + 0.5
+    if case.op in ("maximum", "minimum", "floor_divide", "remainder", "setitem"):
+        one, two = mg.tensor(x, requires_grad=True), mg.tensor(x, requires_grad=True)
+        case.compute(one, two).sum().backward()
+        both = mg.tensor(x, requires_grad=True)
+        case.compute(both, both).sum().backward()
+        np.testing.assert_allclose(both.grad.numpy(), one.grad.numpy() + two.grad.numpy())
+    else:
+        assert gradcheck(lambda x: case.compute(x, x), mg.tensor(x, requires_grad=True), order=2)
+
+
+@table([case for case in SMOOTH if case.elementwise and len(case.draws) == 2 and case.draws[0].shape == (3,)])
+@pytest.mark.parametrize(
+    "shapes",
+    [((0,), (1,)), ((1,), (0,)), ((2, 0), (2, 1)), ((2, 3), (1, 1)), ((1, 3), (2, 1)), ((), (2, 1, 2))],
+)
+def test_broadcasting(case: Case, shapes):
+    random = np.random.default_rng(0)
+    arrays = [draw(random, shape) for draw, shape in zip(case.draws, shapes, strict=True)]
+    x, y = tensors(case, arrays)
+    result = case.compute(x, y)
+    assert result.shape == np.broadcast_shapes(*shapes)
+    if result.size:
+        assert gradcheck(case.compute, x, y)
+    result.backward(mg.ones_like(result))
+    assert (x.grad.shape, y.grad.shape) == shapes
+
+
+@given(hnp.mutually_broadcastable_shapes(num_shapes=2, min_side=0, max_side=3, max_dims=4))
+@settings(deadline=None, max_examples=50)
+def test_gradients_of_any_broadcast_have_the_shapes_of_the_inputs(shapes):
+    x, y = (mg.ones(shape, dtype=mg.float64, requires_grad=True) for shape in shapes.input_shapes)
+    result = x * y
+    assert result.shape == shapes.result_shape
+    result.sum().backward()
+    # Each element of x is used once for each element of the result that it goes into.
+    for t in (x, y):
+        assert t.grad.shape == t.shape
+        times = result.size / t.size if t.size else 0
+        np.testing.assert_array_equal(t.grad.numpy(), np.full(t.shape, times))
+
+
+# --- what must not happen: writing, keeping, dropping ------------------------------------------------
+
+
+@table(SMOOTH)
+def test_nothing_writes_to_inputs_or_gradients(case: Case):
+    arrays = case.inputs()
+    xs = tensors(case, arrays)
+    result = case.compute(*xs)
+    value = result.detach().numpy()
+    g = np.random.default_rng(2).normal(size=result.shape)
+    gradient = mg.tensor(g, requires_grad=True)
+    result.backward(gradient, create_graph=True)
+    result.backward(gradient)
+    for x, before in zip(xs, arrays, strict=True):
+        np.testing.assert_array_equal(x.detach().numpy(), before)
+    np.testing.assert_array_equal(gradient.detach().numpy(), g)
+    np.testing.assert_array_equal(result.detach().numpy(), value)
+
+
+@table(SMOOTH)
+def test_rules_get_gradients_that_somebody_else_holds(case: Case):
+    """The same gradient is sent through the op and past it: the op must not change it on the way."""
+    arrays = case.inputs()
+    xs = tensors(case, arrays)
+    result = case.compute(*xs)
+    beside = mg.zeros_like(result).requires_grad_()
+    g = np.random.default_rng(2).normal(size=result.shape)
+    (result + beside).backward(mg.tensor(g))
+    np.testing.assert_array_equal(beside.grad.numpy(), g)
+
+
+PRIMITIVE = [
+    case for case in SMOOTH if case.op in OPS and not OPS[case.op].variadic and case.minigrad is None
+]
+
+
+@table(PRIMITIVE)
+def test_graph_holds_what_the_rules_name_and_nothing_else(case: Case):
+    op = OPS[case.op]
+    arrays = case.inputs()
+    refs = [weakref.ref(a) for a in arrays]
+    xs = [mg.asarray(a) for a in arrays]
+    for i in case.smooth():
+        xs[i].requires_grad_()
+    result = case.compute(*xs)
+    node = result.node
+    if node.plan.name != case.op:
+        pytest.skip(f"{case.op} is made of other ops, which have rows of their own")
+    out = weakref.ref(result._data)
+    del arrays, xs, result
+    named = {name for slot in node.plan.slots for name in rule_parameters(op.rule_of(slot))}
+    for name, ref in (*zip(op.parameters, refs, strict=False), ("out", out)):
+        assert (ref() is not None) == (name in named), name
+    assert len(node.saved) == len(named & {*op.parameters, "out"})
+
+
+def rule_parameters(rule: Any) -> tuple[str, ...]:
+    return rule.__code__.co_varnames[: rule.__code__.co_argcount]
+
+
+def test_only_what_the_live_gradients_need_is_kept():
+    constant = np.ones(3)
+    x = mg.tensor(np.ones(3), requires_grad=True)
+    ref = weakref.ref(x._data)
+    y = x * mg.asarray(constant)  # the gradient of x needs the constant, and nothing needs x
+    assert y.node.saved == (constant,) or y.node.saved[0] is constant
+    del x
+    assert ref() is None
+
+
+# --- dtypes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@table([case for case in SMOOTH if case.op not in ("astype", "einsum")])
+def test_float_dtypes_are_kept(case: Case, dtype):
+    arrays = case.inputs(dtype)
+    xs = tensors(case, arrays)
+    result = case.compute(*xs)
+    assert result.dtype == dtype
+    result.backward(mg.ones_like(result))
+    for i in case.smooth():
+        assert xs[i].grad is None or xs[i].grad.dtype == dtype
+    tolerance = {np.float16: 2e-2, np.float32: 1e-5, np.float64: 1e-12}[dtype]
+    expected = case.expected(*(a.astype(np.float64) if a.dtype == dtype else a for a in arrays))
+    np.testing.assert_allclose(
+        result.detach().numpy().astype(np.float64), expected, rtol=tolerance, atol=tolerance
+    )
+
+
+BINARY = [
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.truediv,
+    operator.pow,
+    operator.mod,
+    operator.floordiv,
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("op", BINARY, ids=lambda op: op.__name__)
+@pytest.mark.parametrize("scalar", [2, 2.0, True])
+def test_python_scalars_are_weak(op, dtype, scalar):
+    x = mg.tensor(np.array([1.5, 2.5], dtype), requires_grad=True)
+    for result in (op(x, scalar), op(scalar, x)):
+        assert result.dtype == dtype
+        x.grad = None
+        result.sum().backward()
+        assert x.grad.dtype == dtype
+
+
+@table([case for case in SMOOTH if len(case.smooth()) == 2 and case.op not in ("setitem",)])
+def test_mixed_dtypes_give_each_input_a_gradient_of_its_own(case: Case):
+    i, j = case.smooth()
+    arrays = case.inputs()
+    arrays[i] = arrays[i].astype(np.float32)
+    xs = tensors(case, arrays)
+    result = case.compute(*xs)
+    assert result.dtype == np.float64
+    result.backward(mg.ones_like(result))
+    assert (xs[i].grad.dtype, xs[j].grad.dtype) == (np.float32, np.float64)
+
+
+# --- layouts ---------------------------------------------------------------------------------------
+
+
+def strided(a: np.ndarray) -> np.ndarray:
+    return np.repeat(a, 2, axis=-1)[..., ::2] if a.ndim else a
+
+
+def fortran(a: np.ndarray) -> np.ndarray:
+    return a.copy(order="F")
+
+
+def reversed_(a: np.ndarray) -> np.ndarray:
+    return a[tuple([slice(None, None, -1)] * a.ndim)].copy()[tuple([slice(None, None, -1)] * a.ndim)]
+
+
+def read_only(a: np.ndarray) -> np.ndarray:
+    a.flags.writeable = False
+    return a
+
+
+@pytest.mark.parametrize("layout", [strided, reversed_, fortran, read_only], ids=lambda f: f.__name__)
+@table(CASES)
+def test_layouts(case: Case, layout):
+    def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        xs = [mg.asarray(a) for a in arrays]
+        for i in case.smooth():
+            xs[i].requires_grad_()
+        result = case.compute(*xs)
+        if result.requires_grad:
+            result.backward(mg.ones_like(result))
+        return [
+            result.detach().numpy(),
+            *(xs[i].grad.numpy() for i in case.smooth() if xs[i].grad is not None),
+        ]
+
+    arrays = case.inputs()
+    for plain, laid_out in zip(run(arrays), run([layout(a) for a in case.inputs()]), strict=True):
+        np.testing.assert_allclose(laid_out, plain, rtol=1e-12)
+
+
+@table([case for case in SMOOTH if case.elementwise and case.draws[0].shape in ((3,), (3, 4))])
+def test_empty_inputs(case: Case):
+    xs = tensors(case, [np.zeros((2, 0, 3)) for _ in case.draws])
+    result = case.compute(*xs)
+    assert result.shape == (2, 0, 3)
+    result.sum().backward()
+    assert all(x.grad.shape == (2, 0, 3) for x in xs)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x: x.sum(axis=1), (2,)),
+        (lambda x: x.prod(axis=1), (2,)),
+        (lambda x: mg.concat([x, x]), (4, 0)),
+        (lambda x: x.reshape(0, 5), (0, 5)),
+        (lambda x: x[:, :0], (2, 0)),
+        (lambda x: x @ mg.ones((0, 3), dtype=mg.float64), (2, 3)),
+        (lambda x: mg.linear(x, mg.ones((3, 0), dtype=mg.float64)), (2, 3)),
+        (lambda x: mg.cumulative_sum(x, axis=0), (2, 0)),
+        (lambda x: mg.pad(x, 1), (4, 2)),
+    ],
+)
+def test_empty_inputs_of_other_ops(function, shape):
+    x = mg.zeros((2, 0), dtype=mg.float64, requires_grad=True)
+    result = function(x)
+    assert result.shape == shape
+    result.sum().backward()
+    assert x.grad.shape == (2, 0)
+
+
+# --- backends --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", BACKENDS)
+@table(CASES)
+def test_backends_agree_with_numpy(case: Case, device):
+    """Values, first and second gradients; the arrays stay on their device all the way."""
+    need(device)
+    if device == "strict" and not case.standard:
+        pytest.skip("goes beyond the standard, as NumPy and CuPy do")
+
+    def run(device: str) -> list[mg.Tensor]:
+        xs = tensors(case, case.inputs(), device)
+        found = [case.compute(*xs)]
+        if found[0].requires_grad:
+            g = np.random.default_rng(3).uniform(0.5, 1.5, found[0].shape)
+            gradient = mg.tensor(g, requires_grad=True, device=device)
+            found[0].backward(gradient, create_graph=True)
+            first = [xs[i].grad for i in case.smooth() if xs[i].grad is not None]
+            for x in xs:
+                if x.requires_grad:
+                    x.grad = None
+            total = sum(((f * f).sum() for f in first), mg.tensor(np.zeros(()), device=device))
+            if total.requires_grad:  # not if the first gradients are constant
+                total.backward()
+            second = [t.grad for t in (*xs, gradient) if t.grad is not None]
+            found += [*first, *second]
+        assert all(t.device == device for t in found)
+        return found
+
+    for here, there in zip(run(device), run("numpy"), strict=True):
+        np.testing.assert_allclose(
+            here.detach().to("numpy").numpy(), there.detach().numpy(), rtol=1e-12, atol=1e-12
+        )
+
+
+# --- torch -----------------------------------------------------------------------------------------
+
+
+def torch_function(case: Case) -> Any:
+    torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    if case.torch is None:
+        pytest.skip("torch has no such function")
+    if callable(case.torch):
+        return lambda *xs: case.torch(*xs, **case.settings)
+    found = torch
+    for name in (case.torch or case.op).split("."):
+        found = getattr(found, name)
+    return lambda *xs: found(*xs, **{"dim" if k == "axis" else k: v for k, v in case.settings.items()})
+
+
+def error_in_ulps(got: np.ndarray, exact: np.ndarray, elementwise: bool) -> float:
+    """The largest error in units of the last place: of each value, or, for sums, of the largest one."""
+    dtype = exact.dtype
+    scale = np.maximum(np.abs(exact), (1e-3 if elementwise else 1.0) * np.max(np.abs(exact), initial=0.0))
+    return float(np.max(np.abs(got - exact) / np.spacing(scale.astype(dtype)), initial=0.0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@table(CASES)
+def test_values_and_gradients_against_torch(case: Case, dtype):
+    function = torch_function(case)
+    import torch
+
+    arrays = case.inputs(dtype)
+    xs = tensors(case, arrays)
+    ts = [torch.from_numpy(a.copy()) for a in arrays]
+    for i in case.smooth():
+        ts[i].requires_grad_()
+    ours, theirs = case.compute(*xs), function(*ts)
+    assert ours.shape == tuple(theirs.shape)
+    if not case.differentiable:
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+        return
+    g = np.random.default_rng(4).uniform(0.5, 1.5, ours.shape).astype(dtype)
+    ours.backward(mg.tensor(g))
+    theirs.backward(torch.from_numpy(g))
+    pairs = [(ours.detach(), theirs.detach())]
+    pairs += [(xs[i].grad, ts[i].grad) for i in case.smooth() if ts[i].grad is not None]
+    separate = case.elementwise and len({a.shape for a in arrays}) == 1
+    limit = 16 if dtype == np.float32 else 4000  # ulps: a few, and 1e-12
+    for mine, its in pairs:
+        assert mine is not None
+        assert error_in_ulps(mine.numpy(), its.numpy(), separate) <= limit
+
+
+def test_the_table_itself():
+    """A case whose value does not depend on its inputs would test nothing."""
+    for case in SMOOTH:
+        one, other = case.expected(*case.inputs(seed=0)), case.expected(*case.inputs(seed=1))
+        if case.op not in ("sign", "floor", "ceil", "round", "trunc", "floor_divide"):
+            assert not np.array_equal(one, other), case
+    assert len(CASES) > 300
+    assert cases.CASES is CASES
