@@ -45,7 +45,7 @@ def draw(
 ):
     """Learning curves on the left; test digits on the right, with the wrong ones first and in red."""
     figure = plt.figure(figsize=(11, 5), layout="constrained")
-    left, right = figure.subfigures(1, 2)
+    left, right = np.ravel(figure.subfigures(1, 2))
     loss_axis, accuracy_axis = left.subplots(2, 1, sharex=True)
     epochs = range(1, len(history["loss"]) + 1)
     loss_axis.semilogy(epochs, history["loss"], color="tab:blue")
@@ -85,9 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> float:
     mg.set_backend(options.backend)
     mg.random.seed(options.seed)
 
-    digits = load_digits()
-    images = (digits.data / 16).astype(np.float32)
-    split = train_test_split(images, digits.target, test_size=0.2, random_state=0, stratify=digits.target)
+    images, labels = load_digits(return_X_y=True)
+    images = np.asarray(images, np.float32) / 16
+    split = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
     x_train, x_test, y_train, y_test = (mg.tensor(part, device=options.backend) for part in split)
 
     model = nn.Sequential(

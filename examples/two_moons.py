@@ -43,14 +43,13 @@ def main() -> float:
     optimizer = mg.optim.RAdam(model.parameters(), lr=0.03)
     for step in range(401):
         optimizer.zero_grad()
-        scores = model(points)
-        loss = nn.functional.cross_entropy(scores, classes)
+        loss = nn.functional.cross_entropy(model(points), classes)
         loss.backward()
         optimizer.step()
         if step % 100 == 0:
             print(f"step {step:3d}  loss {loss:.4f}")
     print(picture(model, points, classes))
-    accuracy = (mg.argmax(scores, axis=1) == classes).astype(mg.float32).mean().item()
+    accuracy = (mg.argmax(model(points), axis=1) == classes).astype(mg.float32).mean().item()
     print(f"accuracy {accuracy:.3f}")
     return accuracy
 

@@ -67,7 +67,7 @@ class batches:  # noqa: N801 - it is used as a function
     @staticmethod
     def _rows(array: Any, order: numpy.ndarray | None, start: int, stop: int) -> Any:
         if order is None:
-            return array[start:stop]
+            return array[start:stop, ...]
         rows = order[start:stop]
         if isinstance(array, Tensor) and array.device != "numpy":
             return array[Tensor(rows, device=array.device)]

@@ -369,7 +369,7 @@ def _constant(name: str, value: Any) -> Any:
     """`value` if it can stand beside a tensor in an operation."""
     if type(value) in SCALARS or isinstance(value, SCALARS):
         return value
-    if of(value) is not None and value.dtype.kind in "biuf":
+    if of(value) is not None and getattr(value.dtype, "kind", "f") in "biuf":
         return value
     what = f"an array of {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
     raise TypeError(f"{name}: a tensor cannot be combined with {what}; mg.tensor(...) converts numbers")
@@ -393,6 +393,8 @@ def _home_of(xp: Any, out: Array, values: list[Any], homes: list[tuple[int, Leaf
 
 
 def _overlap(xp: Any, a: Array, b: Array) -> bool:
+    if type(a) is not type(b):  # moved to another device
+        return False
     return not hasattr(xp, "may_share_memory") or xp.may_share_memory(a, b)
 
 
@@ -411,5 +413,5 @@ def _retold(op: Op, values: list[Any], error: Exception) -> Exception:
     if not kinds:
         return error
     got = " and ".join(f"{tuple(value.shape)} {value.dtype}" for value in arrays)
-    hint = f" ({op.hint})" if op.hint and kinds[0] is ValueError else ""
+    hint = f" ({op.hint})" if op.hint and kinds[0] in (ValueError, IndexError) else ""
     return kinds[0](f"{op.name}: got {got}: {str(error).strip()}{hint}")

@@ -125,13 +125,13 @@ class Tensor(Variable):
         return self.node is None or isinstance(self.node, Leaf)
 
     @property
-    def grad(self) -> "Tensor | None":
-        """The gradient gathered by `backward`, in a leaf that requires gradients; else None."""
+    def grad(self) -> Any:
+        """The gradient gathered by `backward`, a tensor, in a leaf that requires gradients; else None."""
         leaf = self.node if isinstance(self.node, Leaf) else self.home if self.node is None else None
         return None if leaf is None else leaf.grad
 
     @grad.setter
-    def grad(self, value: "Tensor | None") -> None:
+    def grad(self, value: Any) -> None:
         if not isinstance(self.node, Leaf):
             raise RuntimeError("grad: only a leaf that requires gradients has one; see requires_grad_()")
         if value is not None and (not isinstance(value, Tensor) or value.shape != self.shape):

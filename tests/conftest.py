@@ -14,6 +14,7 @@ from minigrad.backend import Backend, register
 # Not on the device that NumPy can read: from this one every silent conversion to NumPy raises, as from
 # a GPU. What passes here uses nothing beyond the standard, and mixes no host arrays in.
 DEVICE = strict.Device("device1")
+CREATION = ["asarray", "arange", "empty", "eye", "full", "linspace", "ones", "zeros"]
 
 
 def to_strict(array: np.ndarray) -> Any:
@@ -38,6 +39,24 @@ def _einsum(subscripts: str, *operands: Any, optimize: bool = False) -> Any:
     return to_strict(np.asarray(np.einsum(subscripts, *map(from_strict, operands), optimize=optimize)))
 
 
+def _on_device(name: str) -> Any:
+    """A function of the namespace that makes arrays on DEVICE, and takes NumPy's dtypes, as CuPy does."""
+
+    def make(*args: Any, dtype: Any = None, device: Any = DEVICE, **kwargs: Any) -> Any:
+        own = None if dtype is None else getattr(strict, np.dtype(dtype).name) if _is_numpy(dtype) else dtype
+        return getattr(strict, name)(*args, dtype=own, device=device, **kwargs)
+
+    return make
+
+
+def _is_numpy(dtype: Any) -> bool:
+    return isinstance(dtype, (type, np.dtype))
+
+
+def _astype(x: Any, dtype: Any) -> Any:
+    return strict.astype(x, getattr(strict, np.dtype(dtype).name) if _is_numpy(dtype) else dtype)
+
+
 class _Add:
     """The standard's `add`, with NumPy's `add.at`."""
 
@@ -52,7 +71,15 @@ with warnings.catch_warnings():
 register(
     Backend(
         "strict",
-        SimpleNamespace(**{**vars(strict), "add": _Add(), "einsum": _einsum}),
+        SimpleNamespace(
+            **{
+                **vars(strict),
+                **{name: _on_device(name) for name in CREATION},
+                "add": _Add(),
+                "astype": _astype,
+                "einsum": _einsum,
+            }
+        ),
         type(to_strict(np.zeros(1))),
         to_strict,
         from_strict,

@@ -348,7 +348,7 @@ def test_backends_agree_with_numpy(case: Case, device):
     if device == "strict" and not case.standard:
         pytest.skip("goes beyond the standard, as NumPy and CuPy do")
 
-    def run(device: str) -> list[mg.Tensor]:
+    def run(device: str) -> list[Any]:
         xs = tensors(case, case.inputs(), device)
         found = [case.compute(*xs)]
         if found[0].requires_grad:
@@ -359,7 +359,7 @@ def test_backends_agree_with_numpy(case: Case, device):
             for x in xs:
                 if x.requires_grad:
                     x.grad = None
-            total = sum(((f * f).sum() for f in first), mg.tensor(np.zeros(()), device=device))
+            total: Any = sum(((f * f).sum() for f in first), mg.tensor(np.zeros(()), device=device))
             if total.requires_grad:  # not if the first gradients are constant
                 total.backward()
             second = [t.grad for t in (*xs, gradient) if t.grad is not None]
@@ -381,8 +381,9 @@ def torch_function(case: Case) -> Any:
     if case.torch is None:
         pytest.skip("torch has no such function")
     if callable(case.torch):
-        return lambda *xs: case.torch(*xs, **case.settings)
-    found = torch
+        own = case.torch
+        return lambda *xs: own(*xs, **case.settings)
+    found: Any = torch
     for name in (case.torch or case.op).split("."):
         found = getattr(found, name)
     return lambda *xs: found(*xs, **{"dim" if k == "axis" else k: v for k, v in case.settings.items()})

@@ -121,7 +121,7 @@ class Sequential(Module):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def __getitem__(self, i: int) -> Module:
+    def __getitem__(self, i: int) -> Any:
         return list(self)[i]
 
     def forward(self, x: Tensor) -> Tensor:

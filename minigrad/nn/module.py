@@ -1,7 +1,7 @@
 """Modules: layers with their parameters, which nest."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 from ..backend import is_floating, move
 from ..ops import asarray, tensor
@@ -122,7 +122,7 @@ class Module:
         for name, array in arrays.items():
             own[name].data = tensor(array, dtype=own[name].dtype, device=own[name].device)
 
-    def to(self, target: Any) -> "Module":
+    def to(self, target: Any) -> Self:
         """Move the parameters to a backend (`'numpy'`, `'cupy'`) or make them a float dtype, in place."""
         to_device = isinstance(target, str) and target in ("numpy", "cupy")
         if not to_device and not is_floating(target):
@@ -137,17 +137,17 @@ class Module:
                 parameter.grad = (grad.to(target) if to_device else grad.astype(target)).detach()
         return self
 
-    def train(self, mode: bool = True) -> "Module":
+    def train(self, mode: bool = True) -> Self:
         """Set training mode here and in all modules inside: it switches dropout on."""
         for _, module in self.named_modules():
             module.training = mode
         return self
 
-    def eval(self) -> "Module":
+    def eval(self) -> Self:
         """Set evaluation mode: `train(False)`."""
         return self.train(False)
 
-    def requires_grad_(self, requires_grad: bool = True) -> "Module":
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Switch gradients on or off for all parameters: off freezes them."""
         for parameter in self.parameters():
             parameter.requires_grad_(requires_grad)

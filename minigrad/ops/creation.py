@@ -48,7 +48,7 @@ def _read(op: str, data: Any, dtype: Any) -> numpy.ndarray:
     first = data
     while isinstance(first, (list, tuple)) and first:
         first = first[0]
-    from_python = isinstance(first, (float, list, tuple)) and not isinstance(first, numpy.generic)
+    from_python = isinstance(first, (float, int, list, tuple)) and not isinstance(first, numpy.generic)
     return (
         array.astype(_default_dtype) if from_python and dtype is None and array.dtype.kind == "f" else array
     )
@@ -139,7 +139,9 @@ def empty(shape, dtype=None, requires_grad=False, device=None) -> Any:
     return _make("empty", (shape,), dtype or _default_dtype, requires_grad, device)
 
 
-def arange(start, stop=None, step=1, dtype=None, requires_grad=False, device=None) -> Any:
+def arange(
+    start: float, stop: float | None = None, step: float = 1, dtype=None, requires_grad=False, device=None
+) -> Any:
     """The numbers from `start` up to but without `stop`; one argument alone is `stop`.
 
     Integers give int64, floats the default float dtype.

@@ -6,7 +6,10 @@ from ..primitive import primitive
 from .indexing import scatter
 
 
-@primitive(log_p=lambda g, shape, key, factor: scatter(g * factor, key, shape, False))
+@primitive(
+    "classes are numbered from 0 to one less than there are",
+    log_p=lambda g, shape, key, factor: scatter(g * factor, key, shape, False),
+)
 def nll(xp, log_p, key, factor, summed) -> Any:
     """`factor` times log_p[key], at each place or `summed`: the negative log-likelihood of classes.
 

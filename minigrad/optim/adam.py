@@ -4,16 +4,15 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..backend import Array, of
-from .optimizer import Optimizer
+from ..backend import Array
+from ..ops import maximum
+from .optimizer import Optimizer, zeros_like
 
 
 def moments(g: Array, state: dict[str, Any], beta1: float, beta2: float) -> tuple[Array, Array]:
     """Move the running means m of g and v of g² on by a step, in place; both begin at 0."""
     if not state:
-        backend = of(g)
-        assert backend is not None
-        state.update(step=0, exp_avg=backend.xp.zeros_like(g), exp_avg_sq=backend.xp.zeros_like(g))
+        state.update(step=0, exp_avg=zeros_like(g), exp_avg_sq=zeros_like(g))
     state["step"] += 1
     m, v = state["exp_avg"], state["exp_avg_sq"]
     m += (1 - beta1) * (g - m)
@@ -101,12 +100,9 @@ class Adam(Optimizer):
         if group["amsgrad"]:
             largest = state.get("max_exp_avg_sq")
             if largest is None:
-                largest = v.copy()
-            else:
-                backend = of(v)
-                assert backend is not None
-                largest = backend.xp.maximum(largest, v)
-            v = state["max_exp_avg_sq"] = largest
+                largest = state["max_exp_avg_sq"] = zeros_like(v)
+            largest[...] = maximum(largest, v)
+            v = largest
         t = state["step"]
         root = math.sqrt(bias(beta2, t))
         adam(p, m, v, step_size=group["lr"] * root / bias(beta1, t), eps=group["eps"] * root)

@@ -207,5 +207,12 @@ class Optimizer:
         return "\n".join([f"{type(self).__name__}(", *groups, ")"])
 
 
+def zeros_like(x: Array) -> Array:
+    """State to begin with: an array, also where x is the scalar that NumPy makes of a 0-d result."""
+    backend = of(x)
+    assert backend is not None
+    return backend.xp.zeros_like(x)
+
+
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key != "params"}

@@ -18,11 +18,11 @@ _UNRECTIFIED = ("momentum", "adam", "skip")
 
 
 def _excess(y: float) -> float:
-    """coth(y/2) - 2/y for y >= 0, by its series where the difference would lose digits."""
+    """E(y) = coth(y/2) - 2/y for 0 < y <= 1, by its series where the difference would lose digits."""
     if y < 0.5:
         s = y * y
         return y * (1 / 6 - s * (1 / 360 - s * (1 / 15120 - s * (1 / 604800 - s / 23950080))))
-    return 1 + (2 / math.expm1(y) if y < 700 else 0.0) - 2 / y
+    return 1 + 2 / math.expm1(y) - 2 / y
 
 
 def rho_infinity(beta2: float) -> float:
@@ -33,13 +33,13 @@ def rho_infinity(beta2: float) -> float:
 def rho(t: int, beta2: float) -> float:
     """ρ_t = ρ_∞ - 2 t β2^t / (1 - β2^t), its length after t steps.
 
-    As it stands the formula subtracts two numbers near 2/(1 - β2), and for β2 near 1 nothing is left of
-    the difference. With L = -ln β2 and x = tL the same is t + E(L) - t E(x), E(y) = coth(y/2) - 2/y.
+    As it stands the formula subtracts, for β2 near 1, two numbers near 2/(1 - β2), and nothing is left
+    of the difference. With L = -ln β2 and x = tL the same is t + E(L) - t E(x), E(y) = coth(y/2) - 2/y.
     """
-    if beta2 == 0:
-        return 1.0
-    decay = -math.log(beta2)
-    return t + _excess(decay) - t * _excess(t * decay)
+    x = -t * math.log(beta2) if beta2 else math.inf
+    if x >= 1:
+        return rho_infinity(beta2) - (2 * t / math.expm1(x) if x < 700 else 0.0)
+    return t + _excess(x / t) - t * _excess(x)
 
 
 def rectification(t: int, beta2: float) -> float:

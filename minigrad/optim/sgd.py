@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..backend import Array
-from .optimizer import Optimizer
+from .optimizer import Optimizer, zeros_like
 
 
 class SGD(Optimizer):
@@ -69,7 +69,8 @@ class SGD(Optimizer):
         if mu:
             b = state.get("momentum_buffer")
             if b is None:
-                b = state["momentum_buffer"] = g.copy()
+                b = state["momentum_buffer"] = zeros_like(p)
+                b += g
             else:
                 b *= mu
                 b += (1 - group["dampening"]) * g
