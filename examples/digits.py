@@ -9,6 +9,7 @@ The data are the 1797 scans of 8 by 8 pixels that come with scikit-learn (from t
 import argparse
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 
@@ -45,7 +46,8 @@ def draw(
 ):
     """Learning curves on the left; test digits on the right, with the wrong ones first and in red."""
     figure = plt.figure(figsize=(11, 5), layout="constrained")
-    left, right = np.ravel(figure.subfigures(1, 2))
+    halves: Any = figure.subfigures(1, 2)
+    left, right = halves
     loss_axis, accuracy_axis = left.subplots(2, 1, sharex=True)
     epochs = range(1, len(history["loss"]) + 1)
     loss_axis.semilogy(epochs, history["loss"], color="tab:blue")

@@ -234,7 +234,7 @@ def _apply(op: Op, values: list[Any]) -> Any:
     home = _home_of(xp, out, values, homes) if homes else None
     if not needed or not _is_recording():
         return wrap(out, None, home)
-    plan = op.plan(needed, len(values))
+    plan = op.plans.get(needed) or op.plan(needed, len(values))
     node = new(Node)
     node.plan = plan
     node.parents = tuple(parents)

@@ -131,7 +131,7 @@ class Tensor(Variable):
         return None if leaf is None else leaf.grad
 
     @grad.setter
-    def grad(self, value: Any) -> None:
+    def grad(self, value: "Tensor | None") -> None:
         if not isinstance(self.node, Leaf):
             raise RuntimeError("grad: only a leaf that requires gradients has one; see requires_grad_()")
         if value is not None and (not isinstance(value, Tensor) or value.shape != self.shape):
@@ -192,7 +192,8 @@ class Tensor(Variable):
                     f"backward: a tensor of shape {self.shape} needs a gradient of that shape; "
                     "or reduce it first, as with .sum().backward()"
                 )
-            given = wrap(create(_backend(self).xp, "ones", self.shape, dtype=self.dtype, like=self._data))
+            data = self._data
+            given = wrap(create(_backend(self).xp, "ones", data.shape, dtype=data.dtype, like=data))
         else:
             given = gradient if isinstance(gradient, Tensor) else ops.tensor(gradient, device=self.device)
             if given.shape != self.shape or given.device != self.device:

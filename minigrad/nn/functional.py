@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy
+
 from .. import ops, random
 from ..ops import gelu, linear, relu, sigmoid, silu, softplus, tanh
 from ..ops.indexing import grid
@@ -74,22 +76,21 @@ def cross_entropy(
         ValueError: the shapes do not fit, or an option is unknown.
     """
     target = ops.asarray(target)
-    axis = 0 if input.ndim == 1 else 1
-    if input.ndim == 0 or not 0 <= label_smoothing <= 1:
-        raise ValueError(
-            f"cross_entropy: got input of shape {input.shape}, label_smoothing={label_smoothing}"
-        )
-    classes = input.shape[axis]
+    shape = input.shape
+    if not shape or not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: got input of shape {shape}, label_smoothing={label_smoothing}")
+    axis = 0 if len(shape) == 1 else 1
+    classes = shape[axis]
     log_p = ops.log_softmax(input, axis=axis)
     if target.dtype.kind == "f":
-        if target.shape != input.shape:
+        if target.shape != shape:
             raise ValueError(
-                f"cross_entropy: probabilities need the input's shape, got {target.shape} and {input.shape}"
+                f"cross_entropy: probabilities need the input's shape, got {target.shape} and {shape}"
             )
         if label_smoothing:
             target = target * (1 - label_smoothing) + label_smoothing / classes
         return _reduced("cross_entropy", -(log_p * target).sum(axis=axis), reduction)
-    _check_classes(target, input.shape, axis)
+    _check_classes(target, shape, axis)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"cross_entropy: reduction must be one of {_REDUCTIONS}, got {reduction!r}")
     factor = -1.0 if reduction != "mean" else -1 / target.size if target.size else math.nan
@@ -110,8 +111,9 @@ def _check_classes(target: Tensor, shape: tuple[int, ...], axis: int) -> None:
     if target.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: class indices must be integers, got {target.dtype}")
     # An array library reads a negative index from the end, and CuPy one that is too large, too.
-    if target.size and (
-        target._data.min() < 0 or (target.device != "numpy" and target._data.max() >= shape[axis])
+    array = target._data
+    if array.size and (
+        array.min() < 0 or (not isinstance(array, numpy.ndarray) and array.max() >= shape[axis])
     ):
         raise IndexError(
             f"cross_entropy: class indices must be from 0 to {shape[axis] - 1}, got "

@@ -28,7 +28,7 @@ class Linear(Module):
         self.in_features = in_features
         self.out_features = out_features
         self.weight = Parameter(ops.empty((out_features, in_features), dtype=dtype, device=device))
-        self.bias = Parameter(ops.empty(out_features, dtype=dtype, device=device)) if bias else None
+        self.bias: Any = Parameter(ops.empty(out_features, dtype=dtype, device=device)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -82,8 +82,8 @@ class RAdam(Optimizer):
     ...     loss = mg.square(x).sum()
     ...     loss.backward()
     ...     optimizer.step()
-    >>> f"{loss.item():.4f}"
-    '0.0019'
+    >>> loss.item() < 0.001
+    True
     """
 
     def __init__(

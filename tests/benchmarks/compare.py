@@ -1,0 +1,239 @@
+"""minigrad beside PyTorch, JAX, HIPS autograd and MyGrad, as far as they are installed, in one run.
+
+    python tests/benchmarks/compare.py
+
+For each task the libraries take turns, so that whatever else the machine does hits all alike. Shown is
+the best time of each, and how many times minigrad's that is. A ratio above 1 means minigrad is faster.
+"""
+
+import argparse
+import importlib
+import itertools
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import minigrad as mg
+
+Task = dict[str, Callable[[], Any]]  # what each library does for one measurement
+
+
+def best_times(task: Task, seconds: float, burst: float = 0.02) -> dict[str, float]:
+    """The shortest time of each library; they take turns, a burst each, for about `seconds` in all."""
+    best = dict.fromkeys(task, float("inf"))
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for name, run in task.items():
+            run()  # to warm the caches again
+            turn = time.perf_counter() + burst
+            while (start := time.perf_counter()) < turn:
+                run()
+                best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def find(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+torch, jax, autograd, mygrad = (find(name) for name in ("torch", "jax", "autograd", "mygrad"))
+
+
+# --- chains of small ops ---------------------------------------------------------------------------
+
+CHAIN = 1000
+OPS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "multiply": lambda xp, y, c: y * c,
+    "add": lambda xp, y, c: y + c,
+    "sin": lambda xp, y, c: xp.sin(y),
+    "exp of a negative": lambda xp, y, c: xp.exp(-y),
+}
+
+
+def chain(op: Callable[[Any, Any, Any], Any]) -> Task:
+    """Forward and backward through a chain of one op on 4 floats."""
+    ones = np.ones(4, np.float32)
+
+    def apply(xp: Any, x: Any, c: Any) -> Any:
+        for _ in range(CHAIN):
+            x = op(xp, x, c)
+        return x
+
+    def minigrad_() -> None:
+        apply(mg, mg.tensor(ones, requires_grad=True), c_mg).backward(g_mg)
+
+    c_mg = g_mg = mg.tensor(ones)
+    task: Task = {"minigrad": minigrad_}
+    if torch:
+        c_torch = torch.ones(4)
+        task["torch"] = lambda: apply(torch, torch.ones(4, requires_grad=True), c_torch).backward(c_torch)
+    if autograd:
+        anp = importlib.import_module("autograd.numpy")
+        task["autograd"] = lambda: autograd.make_vjp(lambda x: apply(anp, x, ones))(ones)[0](ones)
+    if mygrad:
+        task["mygrad"] = lambda: apply(mygrad, mygrad.tensor(ones), ones).backward(ones)
+    if jax:
+        jnp = importlib.import_module("jax.numpy")
+
+        def jax_() -> None:
+            _, pull = jax.vjp(lambda x: apply(jnp, x, jnp.ones(4)), jnp.ones(4))
+            jax.block_until_ready(pull(jnp.ones(4)))
+
+        task["jax, not compiled"] = jax_
+    return task
+
+
+# --- multilayer perceptrons ------------------------------------------------------------------------
+
+
+def perceptron(sizes: tuple[int, ...], batch: int, optimizer: bool) -> Task:
+    """Forward and backward of a ReLU net with cross entropy; with `optimizer`, a whole RAdam step."""
+    random = np.random.default_rng(0)
+    weights = [
+        ((random.normal(size=(o, i)) / np.sqrt(i)).astype(np.float32), np.zeros(o, np.float32))
+        for i, o in itertools.pairwise(sizes)
+    ]
+    x = random.normal(size=(batch, sizes[0])).astype(np.float32)
+    y = random.integers(0, sizes[-1], batch)
+
+    def net(nn: Any, wrap: Callable[[np.ndarray], Any]) -> Any:
+        layers = []
+        for w, b in weights:
+            layer = nn.Linear(w.shape[1], w.shape[0])
+            layer.weight.data, layer.bias.data = wrap(w), wrap(b)
+            layers += [layer, nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+    def step(model: Any, optim: Any, loss: Any, x: Any, y: Any) -> Callable[[], Any]:
+        def run() -> None:
+            optim.zero_grad()
+            loss(model(x), y).backward()
+            if optimizer:
+                optim.step()
+
+        return run
+
+    model = net(mg.nn, np.copy)
+    task: Task = {
+        "minigrad": step(
+            model,
+            mg.optim.RAdam(model.parameters()),
+            mg.nn.functional.cross_entropy,
+            mg.tensor(x),
+            mg.tensor(y),
+        )
+    }
+    if torch:
+        loss = torch.nn.functional.cross_entropy
+        inputs = torch.from_numpy(x), torch.from_numpy(y)
+        for name, options in {"torch": {}, "torch, foreach": {"foreach": True}}.items():
+            model = net(torch.nn, lambda a: torch.from_numpy(a.copy()))
+            if optimizer or name == "torch":
+                task[name] = step(model, torch.optim.RAdam(model.parameters(), **options), loss, *inputs)
+    if autograd and not optimizer:
+        anp = importlib.import_module("autograd.numpy")
+        rows = np.arange(batch)
+
+        def objective(params: Any) -> Any:
+            h = x
+            for w, b in params[:-1]:
+                h = anp.maximum(anp.dot(h, w.T) + b, 0)
+            w, b = params[-1]
+            h = anp.dot(h, w.T) + b
+            h = h - anp.max(h, axis=1, keepdims=True)
+            return -anp.mean((h - anp.log(anp.sum(anp.exp(h), axis=1, keepdims=True)))[rows, y])
+
+        task["autograd"] = lambda: autograd.grad(objective)(weights)
+    if mygrad and not optimizer:
+        losses = importlib.import_module("mygrad.nnet.losses")
+        params = [(mygrad.tensor(w.copy()), mygrad.tensor(b.copy())) for w, b in weights]
+
+        def mygrad_() -> None:
+            h: Any = x
+            for i, (w, b) in enumerate(params):
+                h = mygrad.matmul(h, w.T) + b
+                h = mygrad.maximum(h, 0) if i + 1 < len(params) else h
+            losses.softmax_crossentropy(h, y).backward()
+
+        task["mygrad"] = mygrad_
+    if jax and not optimizer:
+        jnp = importlib.import_module("jax.numpy")
+
+        def jax_objective(params: Any) -> Any:
+            h = jnp.asarray(x)
+            for w, b in params[:-1]:
+                h = jnp.maximum(h @ w.T + b, 0)
+            w, b = params[-1]
+            return -jnp.mean(jax.nn.log_softmax(h @ w.T + b)[jnp.arange(batch), y])
+
+        compiled = jax.jit(jax.grad(jax_objective))
+        tree = [(jnp.asarray(w), jnp.asarray(b)) for w, b in weights]
+        task["jax, compiled"] = lambda: jax.block_until_ready(compiled(tree))
+    return task
+
+
+# --- import ----------------------------------------------------------------------------------------
+
+
+def import_times(modules: list[str], rounds: int) -> dict[str, float]:
+    """The shortest time that `import` takes in a fresh interpreter."""
+    # What was imported before must have left its bytecode behind, as in any installation.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    code = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+    best = dict.fromkeys(modules, float("inf"))
+    for _ in range(rounds):
+        for name in modules:
+            run = [sys.executable, "-c", code.format(name)]
+            out = subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stdout
+            best[name] = min(best[name], float(out))
+    return best
+
+
+# --- printing --------------------------------------------------------------------------------------
+
+
+def show(title: str, times: dict[str, float], unit: float, unit_name: str) -> None:
+    first = next(iter(times.values()))
+    print(title)
+    for name, t in times.items():
+        print(f"    {name:20s}{t / unit:10.2f} {unit_name}{t / first:10.2f} x")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each task (default: %(default)s)")
+    seconds = parser.parse_args().seconds
+    versions = [
+        f"{m.__name__} {m.__version__}"
+        for m in (np, torch, jax, autograd, mygrad)
+        if m and hasattr(m, "__version__")
+    ]
+    print(f"Python {platform.python_version()}, {', '.join(versions)}, {os.cpu_count()} cores\n")
+    for name, op in OPS.items():
+        ops_in_one = 2 if "negative" in name else 1
+        show(
+            f"{name}, 4 floats, a chain of {CHAIN}: forward + backward, for each op",
+            best_times(chain(op), seconds),
+            1e-6 * CHAIN * ops_in_one,
+            "us",
+        )
+    for sizes, batch in (((64, 64, 10), 32), ((784, 512, 256, 10), 128)):
+        net = f"{'-'.join(map(str, sizes))} at batch {batch}"
+        show(f"{net}: forward + backward", best_times(perceptron(sizes, batch, False), seconds), 1e-6, "us")
+        show(f"{net}: the whole RAdam step", best_times(perceptron(sizes, batch, True), seconds), 1e-6, "us")
+    show("import, in a fresh interpreter", import_times(["numpy", "minigrad"], 7), 1e-3, "ms")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The repository keeps what it promises: import order, docstrings, the README, the examples."""
+
+import ast
+import doctest
+import importlib.util
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import minigrad as mg
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "minigrad"
+
+# Each module imports only from those before it; those in one line know nothing of each other.
+ORDER = [
+    ["backend"],
+    ["autograd"],
+    ["primitive"],
+    ["ops"],
+    ["tensor"],
+    ["random", "data", "testing"],
+    ["nn", "optim"],
+    ["__init__"],
+]
+
+
+def test_import_arrows_run_one_way():
+    rank = {name: i for i, names in enumerate(ORDER) for name in names}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        importer = parts[0]
+        for node in ast.parse(path.read_text()).body:
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            package = parts[: len(parts) - node.level]  # what the leading dots stand for
+            targets = (
+                [(*package, *node.module.split("."))]
+                if node.module
+                else [(*package, a.name) for a in node.names]
+            )
+            for target in targets:
+                imported = target[0]
+                same = imported == importer
+                assert same or rank[imported] < rank[importer], f"{path.name} imports {'.'.join(target)}"
+
+
+def public_objects():
+    for info in pkgutil.walk_packages(mg.__path__, "minigrad."):
+        module = importlib.import_module(info.name)
+        yield info.name, module
+        for name, value in vars(module).items():
+            if name.startswith("_") or getattr(value, "__module__", None) != info.name:
+                continue
+            if inspect.isfunction(value) or inspect.isclass(value):
+                yield f"{info.name}.{name}", value
+            if inspect.isclass(value):
+                for member, method in vars(value).items():
+                    function = method.fget if isinstance(method, property) else method
+                    if not member.startswith("_") and inspect.isfunction(function):
+                        yield f"{info.name}.{name}.{member}", function
+
+
+def test_everything_public_has_a_docstring():
+    inherited = {"check", "update", "extra_repr"}  # documented where they are first defined
+    bare = [
+        name for name, value in public_objects() if not value.__doc__ and name.split(".")[-1] not in inherited
+    ]
+    assert bare == []
+
+
+def test_signatures_are_those_of_the_functions():
+    assert str(inspect.signature(mg.sum)) == "(x, axis=None, keepdims=False) -> Any"
+    assert list(inspect.signature(mg.where).parameters) == ["condition", "x", "y"]
+    assert str(inspect.signature(mg.linear)) == "(x, weight, bias=None) -> Any"
+    assert (mg.sin.__name__, mg.sin.__doc__, mg.sin.__module__) == (
+        "sin",
+        "The sine.",
+        "minigrad.ops.elementwise",
+    )
+
+
+# --- the README --------------------------------------------------------------------------------------
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_readme_examples_print_what_it_says():
+    results = doctest.testfile(str(ROOT / "README.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert results.attempted > 5
+    assert results.failed == 0
+
+
+def test_readme_lists_files_with_their_length():
+    listed = re.findall(r"^\| \[`(minigrad/[\w/.]+)`\]\(\1\) \| (\d+) \|", README, re.MULTILINE)
+    assert len(listed) > 10
+    for name, lines in listed:
+        assert len((ROOT / name).read_text().splitlines()) == int(lines), (
+            f"{name}: correct its length in README.md"
+        )
+    every = {str(p.relative_to(ROOT)) for p in PACKAGE.rglob("*.py") if p.name != "__init__.py"}
+    assert {name for name, _ in listed} == every
+
+
+def test_readme_names_the_two_commands():
+    for command in (
+        "pip install -e '.[examples]' && python examples/digits.py",
+        "pip install -e '.[test]' && pytest",
+    ):
+        assert command in README
+
+
+# --- the examples ------------------------------------------------------------------------------------
+
+
+def example(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "radam"])
+def test_digits(optimizer, tmp_path, capsys):
+    picture = tmp_path / "digits.png"
+    accuracy = example("digits").main(["--optimizer", optimizer, "--epochs", "20", "--out", str(picture)])
+    assert accuracy >= 0.97
+    assert capsys.readouterr().out.splitlines()[-1] == f"test accuracy {accuracy:.4f}"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_moons(capsys):
+    assert example("two_moons").main() > 0.98
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("o" in line and "x" in line for line in lines) > 5
+    assert len((ROOT / "examples" / "two_moons.py").read_text().splitlines()) <= 60
