@@ -5,6 +5,7 @@ default it is their function of the same name. Inputs are drawn in float64 from 
 is smooth, so that finite differences apply; corners have tests of their own.
 """
 
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -86,9 +87,7 @@ class Case:
 
 def torch() -> Any:
     """torch, which the rows that name it need only when they are compared with it."""
-    import torch
-
-    return torch
+    return importlib.import_module("torch")
 
 
 CASES: list[Case] = []

@@ -377,7 +377,7 @@ def test_backends_agree_with_numpy(case: Case, device):
 
 
 def torch_function(case: Case) -> Any:
-    torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch: Any = pytest.importorskip("torch", reason="the oracle torch is not installed")
     if case.torch is None:
         pytest.skip("torch has no such function")
     if callable(case.torch):
@@ -400,8 +400,7 @@ def error_in_ulps(got: np.ndarray, exact: np.ndarray, elementwise: bool) -> floa
 @table(CASES)
 def test_values_and_gradients_against_torch(case: Case, dtype):
     function = torch_function(case)
-    import torch
-
+    torch = cases.torch()
     arrays = case.inputs(dtype)
     xs = tensors(case, arrays)
     ts = [torch.from_numpy(a.copy()) for a in arrays]
