@@ -187,8 +187,8 @@ def move(array: Array, name: str) -> Array:
 
 
 def cast(xp: Namespace, array: Array, dtype: Any) -> Array:
-    """`array` as `dtype`. (NumPy has the standard's function since 2.1, the method always.)"""
-    return xp.astype(array, dtype) if hasattr(xp, "astype") else array.astype(dtype)
+    """`array` as `dtype`: by the method, which NumPy, CuPy and tensors have, or the standard's function."""
+    return array.astype(dtype) if hasattr(array, "astype") else xp.astype(array, dtype)
 
 
 def is_floating(dtype: Any) -> bool:

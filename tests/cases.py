@@ -148,10 +148,11 @@ for name in ("asin", "acos", "atanh"):
     unary(name, low=-0.8, high=0.8)
 unary("acosh", low=1.3, high=3.0)
 
-row("clip", real(3, 4), settings={"min": -0.5, "max": 0.7}, torch="clamp", elementwise=True)
+clip = {"numpy": lambda x, min, max: np.minimum(np.maximum(x, min), max), "torch": "clamp"}
+row("clip", real(3, 4), settings={"min": -0.5, "max": 0.7}, elementwise=True, **clip)
 row("clip", real(3, 4), settings={"min": 0.1}, numpy=lambda x, min: np.maximum(x, min), torch="clamp")
 row("clip", real(3, 4), settings={"max": 0.1}, numpy=lambda x, max: np.minimum(x, max), torch="clamp")
-row("clip", real(3, 4), real(4, low=-1.0, high=-0.1), real(3, 1, low=0.1, high=1.0), torch="clamp")
+row("clip", real(3, 4), real(4, low=-1.0, high=-0.1), real(3, 1, low=0.1, high=1.0), **clip)
 row("where", bools(2, 3), real(2, 3), real(2, 3))
 row("where", bools(2, 1), real(3), real(2, 3))
 row(
@@ -256,8 +257,8 @@ for name in ("all", "any"):
 
 # --- shaping ---------------------------------------------------------------------------------------
 
-row("reshape", real(2, 6), settings={"shape": (3, -1)})
-row("reshape", real(2, 3), settings={"shape": (6,)})
+row("reshape", real(2, 6), settings={"shape": (3, -1)}, numpy=lambda x, shape: x.reshape(shape))
+row("reshape", real(2, 3), settings={"shape": (6,)}, numpy=lambda x, shape: x.reshape(shape))
 row(
     "permute_dims",
     real(2, 3, 4),
