@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy
 
-from .backend import Array, Namespace, cast, is_floating, namespace, numpy_namespace
+from .backend import Array, Namespace, cast, is_floating, namespace, numpy_namespace, of
 
 if TYPE_CHECKING:
     from .primitive import Plan
@@ -256,8 +256,11 @@ def _as_tensors(node: Node) -> list[Any]:
     for slot, its_node in (*zip(node.plan.slots, node.parents, strict=True), (-1, node)):
         if slot in places:
             tensors.setdefault(slot, wrap(saved[places[slot]])).node = its_node
-    for slot, tensor in tensors.items():
-        saved[places[slot]] = tensor
+    for slot, place in places.items():
+        if slot in tensors:
+            saved[place] = tensors[slot]
+        elif of(saved[place]) is not None:
+            saved[place] = wrap(saved[place])
     return saved
 
 

@@ -204,6 +204,7 @@ def _apply(op: Op, values: list[Any]) -> Any:
     needed = 0
     parents = []
     homes = []
+    plain = []
     tensors = False
     differentiable = op.differentiable
     for slot, value in enumerate(values):
@@ -217,12 +218,17 @@ def _apply(op: Op, values: list[Any]) -> Any:
                 parents.append(node)
             if value.home is not None:
                 homes.append((slot, value.home))
+        elif type(value) is _ndarray:
+            plain.append(slot)
         elif type(value) is list and slot in differentiable:
             raise TypeError(f"{op.name}: got a list where a tensor is expected; mg.tensor(...) makes one")
     if not tensors and isinstance(values[0], _NUMPY):
         xp = numpy_namespace
     elif not xp:
         xp = namespace(op.name, values)
+    if plain and tensors:
+        for slot in plain:  # the caller may write to it before backward reads it
+            values[slot] = values[slot].copy()
     try:
         out = op.forward(xp, *values)
     except Exception as error:
@@ -366,11 +372,12 @@ def _compute(op: Op, a: Any, b: Any) -> Array:
 
 
 def _constant(name: str, value: Any) -> Any:
-    """`value` if it can stand beside a tensor in an operation."""
+    """A number or an array that stands beside a tensor in an operation."""
     if type(value) in SCALARS or isinstance(value, SCALARS):
         return value
-    if of(value) is not None and getattr(value.dtype, "kind", "f") in "biuf":
-        return value
+    backend = of(value)
+    if backend is not None and getattr(value.dtype, "kind", "f") in "biuf":
+        return backend.xp.asarray(value, copy=True)  # the caller may write to it before backward reads it
     what = f"an array of {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
     raise TypeError(f"{name}: a tensor cannot be combined with {what}; mg.tensor(...) converts numbers")
 

@@ -9,18 +9,10 @@ from typing import Any
 import numpy
 
 from . import ops
-from .autograd import Leaf, Variable, grad_mode, gradients, is_grad_enabled, require_grad, wrap
+from .autograd import Leaf, Variable, grad_mode, gradients, require_grad, wrap
 from .backend import Array, Backend, create, move, of
+from .operators import Operators
 from .primitive import primitive
-
-
-def _swapped(function):
-    """The reflected form of a binary operator: `2 - x` calls `x.__rsub__(2)`."""
-
-    def reflected(self, other):
-        return function(other, self)
-
-    return reflected
 
 
 def _backend(x: Variable) -> Backend:
@@ -29,7 +21,7 @@ def _backend(x: Variable) -> Backend:
     return found
 
 
-class Tensor(Variable):
+class Tensor(Operators):
     """An array on a backend, which remembers how it was computed where gradients are asked for.
 
     Make one with `minigrad.tensor`, or with a creation function such as `zeros`. Methods are the
@@ -56,18 +48,21 @@ class Tensor(Variable):
 
     @property
     def data(self) -> Array:
-        """The array itself, shared and without a graph: writing to it is seen by whoever else holds it.
+        """The array itself, without a graph and not copied: on NumPy a read-only view of it.
 
         Setting it gives the tensor another value in the same place of the graph.
         """
-        return self._data
+        if not isinstance(self._data, numpy.ndarray):
+            return self._data
+        view = self._data.view()
+        view.flags.writeable = False
+        return view
 
     @data.setter
     def data(self, value: Any) -> None:
-        array = value._data if isinstance(value, Variable) else value
-        if of(array) is None:
+        if of(value) is None and not isinstance(value, Variable):
             raise TypeError(f"data: expected an array or a tensor, got {type(value).__name__}")
-        self._data = array
+        self._data = ops.tensor(value, device=None if isinstance(value, Variable) else of(value).name)._data
         if isinstance(self.node, Leaf):
             require_grad(self)
 
@@ -225,17 +220,25 @@ class Tensor(Variable):
 
     def item(self) -> Any:
         """The one element as a Python number."""
+        return self._only("item()")
+
+    def _only(self, what: str) -> Any:
         if self.size != 1:
-            raise ValueError(f"item: needs a tensor of one element, got shape {self.shape}")
+            raise ValueError(f"{what} needs a tensor of one element, got shape {self.shape}")
         return _backend(self).to_numpy(self._data).item()
 
     def tolist(self) -> Any:
         """Its elements as nested lists of Python numbers."""
         return self.detach().numpy().tolist()
 
-    def to(self, device: str) -> "Tensor":
-        """This tensor on the backend `'numpy'` or `'cupy'`; itself if it is there. Gradients flow back."""
-        return self if device == self.device else _to(self, device, self.device)
+    def to(self, target: Any) -> "Tensor":
+        """This tensor on the device `'numpy'` or `'cupy'`, or as a dtype; itself where nothing changes.
+
+        Gradients flow back.
+        """
+        if not isinstance(target, str):
+            return self if self.dtype == target else ops.astype(self, target)
+        return self if target == self.device else _to(self, target, self.device)
 
     def _refuse_if_graph(self, what: str) -> None:
         if self.node is not None:
@@ -264,13 +267,13 @@ class Tensor(Variable):
         return minigrad
 
     def __bool__(self) -> bool:
-        return bool(self.item())
+        return bool(self._only("bool()"))
 
     def __int__(self) -> int:
-        return int(self.item())
+        return int(self._only("int()"))
 
     def __float__(self) -> float:
-        return float(self.item())
+        return float(self._only("float()"))
 
     def __index__(self) -> int:
         if self.dtype.kind not in "iu":
@@ -278,7 +281,7 @@ class Tensor(Variable):
         return self.item()
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else str(self)
+        return format(self._only(f"format {spec!r}"), spec) if spec else str(self)
 
     # --- as a container ----------------------------------------------------------------------------
 
@@ -293,112 +296,9 @@ class Tensor(Variable):
     __getitem__ = ops.getitem
 
     def __setitem__(self, key, value) -> None:
-        if isinstance(self.node, Leaf) and is_grad_enabled():
-            raise RuntimeError(
-                "x[i] = v: x is a leaf that requires gradients, and would no longer be one; "
-                "write to it under no_grad(), or to a copy (y = x * 1)"
-            )
-        result = ops.setitem(self, key, value)
-        self._data = result._data
-        if not isinstance(self.node, Leaf):
-            self.node, self.home = result.node, None
+        self._become("x[i] = v", ops.setitem(self, key, value))
 
     __hash__ = object.__hash__
-
-    # --- operators ---------------------------------------------------------------------------------
-
-    __add__ = ops.add
-    __sub__ = ops.subtract
-    __mul__ = ops.multiply
-    __truediv__ = ops.divide
-    __floordiv__ = ops.floor_divide
-    __mod__ = ops.remainder
-    __pow__ = ops.pow
-    __matmul__ = ops.matmul
-    __and__ = ops.bitwise_and
-    __or__ = ops.bitwise_or
-    __xor__ = ops.bitwise_xor
-    __lshift__ = ops.bitwise_left_shift
-    __rshift__ = ops.bitwise_right_shift
-
-    __radd__ = _swapped(ops.add)
-    __rsub__ = _swapped(ops.subtract)
-    __rmul__ = _swapped(ops.multiply)
-    __rtruediv__ = _swapped(ops.divide)
-    __rfloordiv__ = _swapped(ops.floor_divide)
-    __rmod__ = _swapped(ops.remainder)
-    __rpow__ = _swapped(ops.pow)
-    __rmatmul__ = _swapped(ops.matmul)
-    __rand__ = _swapped(ops.bitwise_and)
-    __ror__ = _swapped(ops.bitwise_or)
-    __rxor__ = _swapped(ops.bitwise_xor)
-    __rlshift__ = _swapped(ops.bitwise_left_shift)
-    __rrshift__ = _swapped(ops.bitwise_right_shift)
-
-    __eq__ = ops.equal
-    __ne__ = ops.not_equal
-    __lt__ = ops.less
-    __le__ = ops.less_equal
-    __gt__ = ops.greater
-    __ge__ = ops.greater_equal
-
-    __neg__ = ops.negative
-    __pos__ = ops.positive
-    __abs__ = ops.abs
-    __invert__ = ops.bitwise_invert
-
-    # --- methods: the functions of these names -----------------------------------------------------
-
-    abs = ops.abs
-    all = ops.all
-    any = ops.any
-    argmax = ops.argmax
-    argmin = ops.argmin
-    astype = ops.astype
-    broadcast_to = ops.broadcast_to
-    clip = ops.clip
-    cos = ops.cos
-    cumulative_sum = ops.cumulative_sum
-    exp = ops.exp
-    expand_dims = ops.expand_dims
-    flatten = ops.flatten
-    flip = ops.flip
-    log = ops.log
-    log_softmax = ops.log_softmax
-    logsumexp = ops.logsumexp
-    matmul = ops.matmul
-    max = ops.max
-    mean = ops.mean
-    min = ops.min
-    pow = ops.pow
-    prod = ops.prod
-    relu = ops.relu
-    round = ops.round
-    sigmoid = ops.sigmoid
-    sin = ops.sin
-    softmax = ops.softmax
-    sqrt = ops.sqrt
-    square = ops.square
-    squeeze = ops.squeeze
-    std = ops.std
-    sum = ops.sum
-    take = ops.take
-    tanh = ops.tanh
-    tril = ops.tril
-    triu = ops.triu
-    var = ops.var
-
-    def reshape(self, *shape: Any) -> "Tensor":
-        """The same elements in another shape: `x.reshape(2, -1)` or `x.reshape((2, -1))`."""
-        return ops.reshape(self, shape[0] if len(shape) == 1 else shape)
-
-    def permute_dims(self, *axes: Any) -> "Tensor":
-        """The axes in another order: `x.permute_dims(1, 0)` or `x.permute_dims((1, 0))`."""
-        return ops.permute_dims(self, axes[0] if len(axes) == 1 and isinstance(axes[0], tuple) else axes)
-
-    def transpose(self, *axes: Any) -> "Tensor":
-        """As in NumPy: the axes in that order, or reversed. (`torch`'s swaps two axes.)"""
-        return self.permute_dims(*axes) if axes else ops.transpose(self)
 
     # --- printing, copying, pickling ---------------------------------------------------------------
 

@@ -136,7 +136,7 @@ def _check_first_order(function, inputs, checked, eps, rtol, atol, random) -> No
         )
         raise AssertionError(
             f"gradcheck: {int(wrong.sum())} of {wrong.size} derivatives are wrong. That {what} is "
-            f"{exact[i, j]!r}, but differences give {numeric[i, j]!r} "
+            f"{exact[i, j]:.9g}, but differences give {numeric[i, j]:.9g} "
             f"(inputs of shape {shapes}, outputs of shape {[y.shape for y in outputs]})"
         )
 

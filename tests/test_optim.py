@@ -4,6 +4,7 @@ import itertools
 import math
 import warnings
 from decimal import Decimal, getcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -334,7 +335,7 @@ def test_loading_checks_all_before_it_changes_anything():
             optimizer.load_state_dict(bad)
         now = optimizer.state_dict()
         assert now["param_groups"] == good["param_groups"]
-        np.testing.assert_array_equal(now["state"][0]["exp_avg"].numpy(), good["state"][0]["exp_avg"].numpy())
+        np.testing.assert_array_equal(now["state"][0]["exp_avg"], good["state"][0]["exp_avg"])
 
 
 def test_step_checks_all_before_it_changes_anything():
@@ -361,6 +362,15 @@ def test_closure():
     np.testing.assert_allclose(x.item(), 2.4, rtol=1e-6)
 
 
+WRONG: dict[str, Any] = {
+    "params": mg.nn.Linear(1, 1).parameters,
+    "betas": (0.9,),
+    "beta": 0.9,
+    "lr": "a",
+    "tensor": mg.tensor(0.1),
+}
+
+
 def leaf() -> mg.Tensor:
     return mg.ones(2, requires_grad=True)
 
@@ -379,11 +389,16 @@ def leaf() -> mg.Tensor:
         (lambda: SGD([{"params": {leaf()}}]), TypeError, "no order"),
         (lambda: SGD([{"lr": 1.0}]), ValueError, "no 'params'"),
         (lambda: SGD([{"params": [leaf()], "rate": 1.0}]), ValueError, r"unknown settings \['rate'\]"),
-        (lambda: SGD([leaf()], lr=-1), ValueError, "lr must be at least 0.*-1"),
+        (lambda: SGD([leaf()], lr=-1), ValueError, "lr must be a number from 0 up, got -1"),
         (lambda: SGD([leaf()], lr=math.nan), ValueError, "lr"),
         (lambda: SGD([leaf()], momentum=-1), ValueError, "momentum"),
         (lambda: SGD([leaf()], nesterov=True), ValueError, "nesterov needs"),
-        (lambda: Adam([leaf()], betas=(1.0, 0.9)), ValueError, "betas must .* below 1, got 1.0"),
+        (lambda: Adam([leaf()], betas=(1.0, 0.9)), ValueError, r"betas must .* without 1, got \(1.0, 0.9\)"),
+        (lambda: SGD([leaf()], lr=WRONG["lr"]), ValueError, "lr must be a number"),
+        (lambda: SGD([leaf()], lr=WRONG["tensor"]), ValueError, "lr must be a number"),
+        (lambda: SGD(WRONG["params"]), TypeError, r"model.parameters\(\), got method"),
+        (lambda: Adam([leaf()], betas=WRONG["betas"]), ValueError, "two numbers"),
+        (lambda: Adam([leaf()], betas=WRONG["beta"]), ValueError, "two numbers"),
         (lambda: Adam([leaf()], eps=-1e-8), ValueError, "eps"),
         (lambda: Adam([leaf()], weight_decay=-1), ValueError, "weight_decay"),
         (lambda: RAdam([leaf()], unrectified="none"), ValueError, "unrectified must be one of"),

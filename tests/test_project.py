@@ -21,6 +21,7 @@ ORDER = [
     ["autograd"],
     ["primitive"],
     ["ops"],
+    ["operators"],
     ["tensor"],
     ["random", "data", "testing"],
     ["nn", "optim"],

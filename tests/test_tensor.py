@@ -223,8 +223,10 @@ def test_conversions_to_python():
     assert [10, 20][mg.tensor(1)] == 20
     assert bool(mg.tensor([0.0])) is False
     assert 2.0 in mg.tensor([1.0, 2.0])
-    with pytest.raises(ValueError, match="one element"):
+    with pytest.raises(ValueError, match=r"bool\(\) needs a tensor of one element"):
         bool(mg.ones(2))
+    with pytest.raises(TypeError, match=r"zeros\(\(2, 3\)\)"):
+        mg.zeros(2, 3)
     with pytest.raises(TypeError, match="integer"):
         [1, 2][mg.tensor(1.0)]
 
@@ -234,13 +236,65 @@ def test_conversions_to_python():
 
 def test_augmented_assignment_gives_a_new_value():
     x = mg.tensor([1.0, 2.0], requires_grad=True)
-    y = before = x * x
+    y = same = x * x
+    square, view = y * y, y[:1]
     y += 1
     y *= 2
-    assert before.tolist() == [1, 4]
-    assert y.tolist() == [4, 10]
-    y.sum().backward()
-    assert x.grad.tolist() == [4, 8]
+    y -= 0
+    y /= 1
+    y **= 1
+    assert (same is y, y.tolist()) == (True, [4, 10])
+    assert (square.tolist(), view.tolist()) == ([1, 16], [1])
+    (y.sum() + square.sum()).backward()
+    assert x.grad.tolist() == [4 + 4, 8 + 32]
+
+
+def test_augmented_assignment_on_leaves():
+    p = same = mg.tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"x \+= y: .*no_grad"):
+        p += 1
+    loss = (p * p).sum()
+    with mg.no_grad():
+        p -= mg.tensor([1.0, 1.0], dtype=mg.float64)
+        with pytest.raises(ValueError, match=r"shape \(2,\) cannot take shape \(3, 2\)"):
+            p += mg.ones((3, 1))
+    assert (p is same, p.is_leaf, p.requires_grad, p.dtype) == (True, True, True, np.float32)
+    loss.backward()
+    assert p.grad.tolist() == [2, 4]  # of the values that the loss was computed from
+    x = mg.arange(2)
+    x += 0.5
+    assert x.dtype == np.float64
+
+
+def test_arrays_beside_tensors_may_be_reused_by_their_owner():
+    w = mg.tensor([1.0, 2.0], requires_grad=True)
+    m = mg.ones((1, 2), requires_grad=True)
+    buffer, key, mask = np.ones(2, np.float32), np.array([0, 0]), np.array([True, False])
+    results = [
+        w * buffer,
+        buffer * w,
+        mg.linear(buffer, m),
+        w[key],
+        w[mask],
+        mg.where(mask, w, 0.0),
+        mg.take(w, key),
+    ]
+    total = mg.stack([r.sum() for r in results]).sum()
+    buffer[:], key[:], mask[:] = 99, 1, True
+    total.backward()
+    assert m.grad.tolist() == [[1, 1]]
+    assert w.grad.tolist() == [1 + 1 + 2 + 1 + 1 + 2, 1 + 1]
+    scores, target = mg.zeros((1, 2), requires_grad=True), np.array([0])
+    loss = mg.nn.functional.cross_entropy(scores, target)
+    target[0] = 1
+    loss.backward()
+    assert scores.grad.tolist() == [[-0.5, 0.5]]
+
+
+def test_data_is_read_only_on_numpy():
+    x = mg.ones(2)
+    with pytest.raises(ValueError, match="read-only"):
+        x.data[0] = 5
 
 
 def test_setitem_gives_a_new_value():
@@ -265,7 +319,7 @@ def test_setitem_on_leaves():
     assert same.tolist() == [7, 0, 0]
     assert array.tolist() == [1, 1, 1]
     p = mg.ones(3, requires_grad=True)
-    with pytest.raises(RuntimeError, match="no_grad"):
+    with pytest.raises(RuntimeError, match=r"x\[i\] = v: .*no_grad"):
         p[0] = 2
     loss = (p * p).sum()
     with mg.no_grad():
@@ -337,7 +391,10 @@ def test_data_can_be_set():
     (x * 2).sum().backward()
     assert x.grad.shape == (3, 1)
     assert x.grad.dtype == np.float64
-    x.data = mg.ones(1)
+    a = np.ones(2)
+    x.data = a
+    a[0] = 5
+    assert x.tolist() == [1, 1]
     with pytest.raises(TypeError, match="list"):
         x.data = [1.0]
 

@@ -75,7 +75,7 @@ def cross_entropy(
         IndexError: a class index is negative or not below C.
         ValueError: the shapes do not fit, or an option is unknown.
     """
-    target = ops.asarray(target)
+    target = target if isinstance(target, Tensor) else ops.tensor(target)
     shape = input.shape
     if not shape or not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: got input of shape {shape}, label_smoothing={label_smoothing}")

@@ -101,7 +101,7 @@ class Flatten(Module):
 
 
 class Sequential(Module):
-    """Modules one after the other, named '0', '1', …
+    """Modules one after the other, named '0', '1', …, or by the keys of a dict.
 
     >>> import minigrad as mg
     >>> mg.nn.Sequential(mg.nn.Linear(3, 2), mg.nn.ReLU())
@@ -111,9 +111,13 @@ class Sequential(Module):
     )
     """
 
-    def __init__(self, *modules: Module):
-        for i, module in enumerate(modules):
-            setattr(self, str(i), module)
+    def __init__(self, *modules: Any):
+        named = modules[0] if len(modules) == 1 and isinstance(modules[0], dict) else dict(enumerate(modules))
+        for name, module in named.items():
+            if not isinstance(module, Module):
+                what = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
+                raise TypeError(f"Sequential: layer {name!r} must be a module such as nn.ReLU(), got {what}")
+            setattr(self, str(name), module)
 
     def __iter__(self) -> Iterator[Module]:
         return (module for module in vars(self).values() if isinstance(module, Module))

@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-from ..backend import is_floating, move
-from ..ops import asarray, tensor
+import numpy
+
+from ..backend import is_floating
+from ..ops import asarray, tensor, zeros_like
 from ..tensor import Tensor
 
 
@@ -41,6 +43,15 @@ class Module:
 
     training = True
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        lost = isinstance(vars(self).get(name), Parameter) and isinstance(value, Tensor)
+        if lost and not isinstance(value, Parameter):
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a parameter and would be lost: assign a Parameter, or "
+                f"change its value, with {name}.data = … or, under no_grad(), {name}[...] = …"
+            )
+        object.__setattr__(self, name, value)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes. Subclasses define it; call the module itself."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward()")
@@ -53,6 +64,14 @@ class Module:
     def named_children(self) -> Iterator[tuple[str, "Module"]]:
         """The modules directly inside, with their names; `layers.0` for one in a list."""
         return ((name, value) for name, value in _attributes(vars(self)) if isinstance(value, Module))
+
+    def children(self) -> Iterator["Module"]:
+        """The modules directly inside."""
+        return (module for _, module in self.named_children())
+
+    def modules(self) -> Iterator["Module"]:
+        """This module and all inside, each once."""
+        return (module for _, module in self.named_modules())
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
         """This module and all inside, each once, with dotted names; its own is empty."""
@@ -89,9 +108,13 @@ class Module:
 
     # --- state -------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """A copy of every parameter by name. (torch gives the parameters' own memory.)"""
-        return {name: tensor(parameter.detach()) for name, parameter in self._all_names()}
+    def state_dict(self) -> dict[str, numpy.ndarray]:
+        """A copy of every parameter by name, as NumPy arrays from whichever device.
+
+        (torch gives tensors, and the parameters' own memory.) It can be saved as it is, with
+        `safetensors.numpy.save_file` or `numpy.savez`.
+        """
+        return {name: parameter.detach().numpy() for name, parameter in self._all_names()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
         """Set the parameters to copies of the tensors or arrays of these names.
@@ -123,18 +146,14 @@ class Module:
             own[name].data = tensor(array, dtype=own[name].dtype, device=own[name].device)
 
     def to(self, target: Any) -> Self:
-        """Move the parameters to a backend (`'numpy'`, `'cupy'`) or make them a float dtype, in place."""
-        to_device = isinstance(target, str) and target in ("numpy", "cupy")
-        if not to_device and not is_floating(target):
-            raise ValueError(f"to: expected 'numpy', 'cupy' or a floating-point dtype, got {target!r}")
+        """Move the parameters to a device (`'numpy'`, `'cupy'`) or make them a float dtype, in place."""
+        if not isinstance(target, str) and not is_floating(target):
+            raise TypeError(f"to: parameters are floating-point numbers, and cannot be made {target}")
         for parameter in self.parameters():
             grad = parameter.grad
-            if to_device:
-                parameter.data = move(parameter.data, target)
-            else:
-                parameter.data = parameter.data.astype(target)
+            parameter.data = parameter.detach().to(target)
             if grad is not None and parameter.requires_grad:
-                parameter.grad = (grad.to(target) if to_device else grad.astype(target)).detach()
+                parameter.grad = grad.detach().to(target)
         return self
 
     def train(self, mode: bool = True) -> Self:
@@ -153,11 +172,11 @@ class Module:
             parameter.requires_grad_(requires_grad)
         return self
 
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients; or with `set_to_none=False` set them to 0."""
         for parameter in self.parameters():
-            if parameter.requires_grad:
-                parameter.grad = None
+            if parameter.grad is not None and parameter.requires_grad:
+                parameter.grad = None if set_to_none else zeros_like(parameter)
 
     # --- printing ----------------------------------------------------------------------------------
 

@@ -113,6 +113,8 @@ def asarray(obj: Any, dtype: Any = None, device: str | None = None, copy: bool |
 
 
 def _make(function: str, args: tuple, dtype: Any, requires_grad: bool, device: str | None) -> Any:
+    if isinstance(dtype, int):
+        raise TypeError(f"{function}: a shape of several axes is a tuple, as in {function}((2, 3))")
     backend: Backend = get(device) if device else current()
     return _finish(getattr(backend.xp, function)(*args, dtype=dtype), requires_grad)
 

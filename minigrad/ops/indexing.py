@@ -7,7 +7,7 @@ that were read) and a scatter has a reading: so the two are each other's rules, 
 from typing import Any
 
 from ..autograd import Variable
-from ..backend import cast, create, is_floating, namespace
+from ..backend import cast, create, is_floating, namespace, of
 from ..primitive import primitive
 from .shaping import reshape
 
@@ -21,6 +21,8 @@ def _plain(op, x, key):
     for part in key if isinstance(key, tuple) else (key,):
         if isinstance(part, Variable):
             part = part._data
+        elif of(part) is not None:
+            part = xp.asarray(part, copy=True)  # the caller may write to it before backward reads it
         elif isinstance(part, list):
             part = xp.asarray(part, dtype=None if part else int)
         if getattr(part, "shape", ()) != ():

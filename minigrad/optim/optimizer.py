@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy
 
+from .. import ops
 from ..autograd import Leaf
 from ..backend import Array, is_floating, of
-from ..ops import asarray, tensor
 from ..tensor import Tensor
 
 
@@ -27,10 +27,10 @@ class Optimizer:
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
         name = type(self).__name__
-        if isinstance(params, (Tensor, set, dict, str)):
+        if isinstance(params, (Tensor, set, dict, str)) or not isinstance(params, Iterable):
             raise TypeError(
                 f"{name}: params must be an ordered iterable of tensors or of groups (dicts with 'params'), "
-                f"got {type(params).__name__}"
+                f"such as model.parameters(), got {type(params).__name__}"
             )
         groups = list(params)
         if not groups:
@@ -72,12 +72,20 @@ class Optimizer:
     def check(self, group: dict[str, Any]) -> None:
         """Raise `ValueError` for settings out of range."""
         for key in ("lr", "eps", "weight_decay", "momentum"):
-            self._require(group, key, lambda v: v >= 0 and math.isfinite(v), "be at least 0 and finite")
-        for beta in group.get("betas", ()):
-            self._require({"betas": beta}, "betas", lambda v: 0 <= v < 1, "be at least 0 and below 1")
+            self._require(group, key, lambda v: _is_number(v) and 0 <= v < math.inf, "be a number from 0 up")
+        self._require(
+            group,
+            "betas",
+            lambda v: len(v) == 2 and all(_is_number(beta) and 0 <= beta < 1 for beta in v),
+            "be two numbers from 0 up to but without 1",
+        )
 
     def _require(self, group: dict[str, Any], key: str, holds: Callable[[Any], bool], rule: str) -> None:
-        if key in group and not holds(group[key]):
+        try:
+            fits = key not in group or holds(group[key])
+        except TypeError:
+            fits = False
+        if not fits:
             raise ValueError(f"{type(self).__name__}: {key} must {rule}, got {group[key]!r}")
 
     # --- stepping ----------------------------------------------------------------------------------
@@ -124,12 +132,12 @@ class Optimizer:
             p.node.version += 1
         return loss
 
-    def zero_grad(self) -> None:
-        """Forget the gradients of all parameters."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all parameters; or with `set_to_none=False` set them to 0."""
         for group in self.param_groups:
             for p in group["params"]:
                 if isinstance(p.node, Leaf):
-                    p.node.grad = None
+                    p.node.grad = None if set_to_none or p.node.grad is None else ops.zeros_like(p)
 
     # --- saving ------------------------------------------------------------------------------------
 
@@ -137,11 +145,11 @@ class Optimizer:
         """Settings and state as a copy, in torch's form: parameters are numbered in their order.
 
         `{"state": {0: {"step": 1, …}, …}, "param_groups": [{"lr": …, "params": [0, …]}, …]}`; the arrays
-        in it are tensors.
+        in it are NumPy arrays.
         """
         number = self._numbers()
         state = {
-            number[p]: {key: tensor(v) if of(v) is not None else v for key, v in values.items()}
+            number[p]: {k: ops.asarray(v).numpy() if of(v) is not None else v for k, v in values.items()}
             for p, values in self.state.items()
         }
         groups = [
@@ -192,7 +200,7 @@ class Optimizer:
                 f"{type(self).__name__}: {key!r} of parameter {n} has shape {tuple(value.shape)}, "
                 f"the parameter {p.shape}"
             )
-        return tensor(asarray(value), device=p.device)._data
+        return ops.tensor(ops.asarray(value), device=p.device)._data
 
     def _numbers(self) -> dict[Tensor, int]:
         params = [p for group in self.param_groups for p in group["params"]]
@@ -205,6 +213,10 @@ class Optimizer:
             for i, group in enumerate(self.param_groups)
         ]
         return "\n".join([f"{type(self).__name__}(", *groups, ")"])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, numpy.number))
 
 
 def zeros_like(x: Array) -> Array:

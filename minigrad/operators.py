@@ -1,0 +1,148 @@
+"""The ops as operators and methods: what `x + y`, `x += y` and `x.sum()` mean."""
+
+from typing import Any, Self
+
+from . import ops
+from .autograd import Leaf, Variable, is_grad_enabled
+
+
+def _swapped(function):
+    """The reflected form of a binary operator: `2 - x` calls `x.__rsub__(2)`."""
+
+    def reflected(self, other):
+        return function(other, self)
+
+    return reflected
+
+
+def _in_place(symbol, function):
+    """The augmented form of an operator: `x += y` calls `x.__iadd__(y)`."""
+
+    def assign(self, other):
+        return self._become(f"x {symbol} y", function(self, other))
+
+    return assign
+
+
+class Operators(Variable):
+    """Python's operators, and the methods that are functions of the same name."""
+
+    __slots__ = ()
+
+    # --- operators ---------------------------------------------------------------------------------
+
+    __add__ = ops.add
+    __sub__ = ops.subtract
+    __mul__ = ops.multiply
+    __truediv__ = ops.divide
+    __floordiv__ = ops.floor_divide
+    __mod__ = ops.remainder
+    __pow__ = ops.pow
+    __matmul__ = ops.matmul
+    __and__ = ops.bitwise_and
+    __or__ = ops.bitwise_or
+    __xor__ = ops.bitwise_xor
+    __lshift__ = ops.bitwise_left_shift
+    __rshift__ = ops.bitwise_right_shift
+
+    __radd__ = _swapped(ops.add)
+    __rsub__ = _swapped(ops.subtract)
+    __rmul__ = _swapped(ops.multiply)
+    __rtruediv__ = _swapped(ops.divide)
+    __rfloordiv__ = _swapped(ops.floor_divide)
+    __rmod__ = _swapped(ops.remainder)
+    __rpow__ = _swapped(ops.pow)
+    __rmatmul__ = _swapped(ops.matmul)
+    __rand__ = _swapped(ops.bitwise_and)
+    __ror__ = _swapped(ops.bitwise_or)
+    __rxor__ = _swapped(ops.bitwise_xor)
+    __rlshift__ = _swapped(ops.bitwise_left_shift)
+    __rrshift__ = _swapped(ops.bitwise_right_shift)
+
+    __iadd__ = _in_place("+=", ops.add)
+    __isub__ = _in_place("-=", ops.subtract)
+    __imul__ = _in_place("*=", ops.multiply)
+    __itruediv__ = _in_place("/=", ops.divide)
+    __ipow__ = _in_place("**=", ops.pow)
+
+    __eq__ = ops.equal
+    __ne__ = ops.not_equal
+    __lt__ = ops.less
+    __le__ = ops.less_equal
+    __gt__ = ops.greater
+    __ge__ = ops.greater_equal
+
+    __neg__ = ops.negative
+    __pos__ = ops.positive
+    __abs__ = ops.abs
+    __invert__ = ops.bitwise_invert
+
+    # --- methods: the functions of these names -----------------------------------------------------
+
+    abs = ops.abs
+    all = ops.all
+    any = ops.any
+    argmax = ops.argmax
+    argmin = ops.argmin
+    astype = ops.astype
+    broadcast_to = ops.broadcast_to
+    clip = ops.clip
+    cos = ops.cos
+    cumulative_sum = ops.cumulative_sum
+    exp = ops.exp
+    expand_dims = ops.expand_dims
+    flatten = ops.flatten
+    flip = ops.flip
+    log = ops.log
+    log_softmax = ops.log_softmax
+    logsumexp = ops.logsumexp
+    matmul = ops.matmul
+    max = ops.max
+    mean = ops.mean
+    min = ops.min
+    pow = ops.pow
+    prod = ops.prod
+    relu = ops.relu
+    round = ops.round
+    sigmoid = ops.sigmoid
+    sin = ops.sin
+    softmax = ops.softmax
+    sqrt = ops.sqrt
+    square = ops.square
+    squeeze = ops.squeeze
+    std = ops.std
+    sum = ops.sum
+    take = ops.take
+    tanh = ops.tanh
+    tril = ops.tril
+    triu = ops.triu
+    var = ops.var
+
+    def reshape(self, *shape: Any) -> Any:
+        """The same elements in another shape: `x.reshape(2, -1)` or `x.reshape((2, -1))`."""
+        return ops.reshape(self, shape[0] if len(shape) == 1 else shape)
+
+    def permute_dims(self, *axes: Any) -> Any:
+        """The axes in another order: `x.permute_dims(1, 0)` or `x.permute_dims((1, 0))`."""
+        return ops.permute_dims(self, axes[0] if len(axes) == 1 and isinstance(axes[0], tuple) else axes)
+
+    def transpose(self, *axes: Any) -> Any:
+        """As in NumPy: the axes in that order, or reversed. (`torch`'s swaps two axes.)"""
+        return self.permute_dims(*axes) if axes else ops.transpose(self)
+
+    def _become(self, what: str, result: Any) -> Self:
+        """Take the value of `result`, and its place in the graph: what `x[i] = v` and `x += y` do."""
+        if not isinstance(self.node, Leaf):
+            self._data, self.node, self.home = result._data, result.node, result.home
+            return self
+        if is_grad_enabled():
+            raise RuntimeError(
+                f"{what}: x is a leaf that requires gradients, and would no longer be one; change its value "
+                "under no_grad(), or write x = x + y"
+            )
+        if result.shape != self._data.shape:
+            raise ValueError(f"{what}: a leaf of shape {self._data.shape} cannot take shape {result.shape}")
+        if result.dtype != self._data.dtype:
+            result = ops.astype(result, self._data.dtype)
+        self._data = result._data
+        return self
