@@ -76,7 +76,7 @@ class Node:
         plan: the op's rules for those inputs that need a gradient; None in a leaf.
         parents: the nodes of those inputs, in the same order.
         saved: the values that these rules name, and nothing else; None once backward has passed.
-        stamps: (input slot, leaf, version) of each saved value that lies in the memory of a leaf.
+        stamps: (input slot, memory, version) of each saved value that lies in the memory of a leaf.
         shape, dtype: of the result.
         number: counts the nodes as they are made.
     """
@@ -86,18 +86,24 @@ class Node:
     plan: "Plan | None"
     parents: "tuple[Node, ...]"
     saved: tuple[Any, ...] | None
-    stamps: "tuple[tuple[int, Leaf, int], ...]"
+    stamps: "tuple[tuple[int, Memory, int], ...]"
 
     # No __init__: `primitive` fills the slots in where it makes a node, which is done for every op.
 
 
+class Memory:
+    """The memory of a leaf: counts the times that it was overwritten, which only optimizers do."""
+
+    __slots__ = ("version",)
+
+    def __init__(self):
+        self.version = 0
+
+
 class Leaf(Node):
-    """Where a gradient ends up: the node of a tensor that the user made.
+    """Where a gradient ends up: the node of a tensor that the user made."""
 
-    `version` counts the times that its array was overwritten in place, which only optimizers do.
-    """
-
-    __slots__ = ("grad", "version")
+    __slots__ = ("grad",)
 
     def __init__(self, shape, dtype):
         self.plan = None
@@ -106,7 +112,6 @@ class Leaf(Node):
         self.dtype = dtype
         self.number = next_number()
         self.grad: Any = None
-        self.version = 0
 
 
 class Variable:
@@ -115,15 +120,15 @@ class Variable:
     Attributes:
         _data: the array.
         node: None (no gradient flows), a Leaf, or the Node of the operation that made it.
-        home: the Leaf in whose memory the array lies, if any: a parameter's, also in its views and in
-            what was detached from it.
+        home: the Memory of the leaf in which the array lies, if any: set in a parameter, in its views,
+            and in what was detached from it.
     """
 
     __slots__ = ("__weakref__", "_data", "home", "node")
 
     _data: Array
     node: Node | None
-    home: Leaf | None
+    home: Memory | None
 
     made: "ClassVar[type]"  # the class of results: Tensor, which is built from the ops and comes after them
 
@@ -131,7 +136,7 @@ class Variable:
 new = object.__new__
 
 
-def wrap(data: Array, node: Node | None = None, home: Leaf | None = None) -> Any:
+def wrap(data: Array, node: Node | None = None, home: Memory | None = None) -> Any:
     """A tensor from its parts, with no checks."""
     result = new(Variable.made)
     result._data = data
@@ -141,17 +146,15 @@ def wrap(data: Array, node: Node | None = None, home: Leaf | None = None) -> Any
 
 
 def require_grad(variable: Any) -> None:
-    """Make `variable` a leaf, to which gradients flow; the leaf that it was before, if it was one."""
+    """Make `variable`, whose memory nobody else may hold, a leaf to which gradients flow."""
     data = variable._data
     if not is_floating(data.dtype):
         raise TypeError(
             f"only floating-point tensors can require gradients, got {data.dtype}; "
             "convert it first, as with dtype=mg.float32"
         )
-    leaf = variable.home
-    if leaf is None or leaf.shape != data.shape or leaf.dtype != data.dtype:
-        leaf = Leaf(data.shape, data.dtype)
-    variable.node = variable.home = leaf
+    variable.node = Leaf(data.shape, data.dtype)
+    variable.home = Memory()
 
 
 # --- backward --------------------------------------------------------------------------------------
@@ -237,12 +240,12 @@ def _newest_first(root: Node) -> list[Node]:
 
 def _check_stamps(node: Node) -> None:
     assert node.plan is not None
-    for _, leaf, version in node.stamps:
-        if leaf.version != version:
+    for _, memory, version in node.stamps:
+        if memory.version != version:
             raise RuntimeError(
-                f"backward: the gradient of {node.plan.name!r} needs the value that a parameter of "
-                f"shape {leaf.shape} had in the forward pass, and an optimizer has overwritten it "
-                "since; call backward() before step(), or run the forward pass again"
+                f"backward: the gradient of {node.plan.name!r} (result {node.shape}) needs the value that a "
+                "parameter had in the forward pass, and an optimizer has overwritten it since; call "
+                "backward() before step(), or run the forward pass again"
             )
 
 
@@ -252,7 +255,7 @@ def _as_tensors(node: Node) -> list[Any]:
     assert node.saved is not None
     saved = list(node.saved)
     places = node.plan.places
-    tensors = {slot: wrap(saved[places[slot]], None, leaf) for slot, leaf, _ in node.stamps}
+    tensors = {slot: wrap(saved[places[slot]], None, memory) for slot, memory, _ in node.stamps}
     for slot, its_node in (*zip(node.plan.slots, node.parents, strict=True), (-1, node)):
         if slot in places:
             tensors.setdefault(slot, wrap(saved[places[slot]])).node = its_node
@@ -266,9 +269,9 @@ def _as_tensors(node: Node) -> list[Any]:
 
 def _sum_to(xp: Namespace, g: Any, shape: tuple[int, ...]) -> Any:
     """Undo broadcasting: sum `g` over the axes along which an input of `shape` was repeated."""
-    new = len(g.shape) - len(shape)
-    axes = tuple(range(new))
+    added = len(g.shape) - len(shape)
+    axes = tuple(range(added))
     if 1 in shape:
-        axes += tuple(i for i, size in enumerate(g.shape) if i >= new and shape[i - new] == 1 and size != 1)
+        axes += tuple(i + added for i, size in enumerate(shape) if size == 1 and g.shape[i + added] != 1)
     g = xp.sum(g, axis=axes)
     return g if g.shape == shape else xp.reshape(g, shape)

@@ -199,6 +199,19 @@ def is_floating(dtype: Any) -> bool:
         return "float" in str(dtype)
 
 
+def refuse_dtype(op: str, dtype: Any) -> None:
+    """Raise `TypeError` for what tensors cannot hold: complex numbers, strings, objects."""
+    if not is_floating(dtype) and not any(kind in str(dtype) for kind in ("int", "bool")):
+        raise TypeError(f"{op}: cannot make {dtype}; tensors are of bools, integers or real floats")
+
+
+def check_axis(op: str, axis: int, ndim: int) -> int:
+    """`axis` counted from the front. Raises `IndexError` if there is no such axis."""
+    if not -ndim <= axis < ndim:
+        raise IndexError(f"{op}: there is no axis {axis} in an input of {ndim} axes")
+    return axis % ndim
+
+
 def create(xp: Namespace, function: str, *args: Any, like: Array, **kwargs: Any) -> Array:
     """What the creation function of that name makes, on the device of the array `like`."""
     if xp is numpy_namespace:

@@ -4,6 +4,7 @@ from typing import Any, Self
 
 from . import ops
 from .autograd import Leaf, Variable, is_grad_enabled
+from .backend import is_floating
 
 
 def _swapped(function):
@@ -66,6 +67,7 @@ class Operators(Variable):
     __ipow__ = _in_place("**=", ops.pow)
 
     __eq__ = ops.equal
+    __hash__ = object.__hash__  # two tensors of equal values are two tensors
     __ne__ = ops.not_equal
     __lt__ = ops.less
     __le__ = ops.less_equal
@@ -124,25 +126,37 @@ class Operators(Variable):
 
     def permute_dims(self, *axes: Any) -> Any:
         """The axes in another order: `x.permute_dims(1, 0)` or `x.permute_dims((1, 0))`."""
-        return ops.permute_dims(self, axes[0] if len(axes) == 1 and isinstance(axes[0], tuple) else axes)
+        return ops.permute_dims(
+            self, axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
+        )
 
     def transpose(self, *axes: Any) -> Any:
         """As in NumPy: the axes in that order, or reversed. (`torch`'s swaps two axes.)"""
         return self.permute_dims(*axes) if axes else ops.transpose(self)
 
     def _become(self, what: str, result: Any) -> Self:
-        """Take the value of `result`, and its place in the graph: what `x[i] = v` and `x += y` do."""
-        if not isinstance(self.node, Leaf):
-            self._data, self.node, self.home = result._data, result.node, result.home
-            return self
-        if is_grad_enabled():
+        """Take the value of `result`, and its place in the graph: what `x[i] = v` and `x += y` do.
+
+        As in NumPy, shape and dtype stay. A leaf stays where it is in the graph.
+        """
+        shape, dtype, is_leaf = self._data.shape, self._data.dtype, isinstance(self.node, Leaf)
+        if is_leaf and is_grad_enabled():
             raise RuntimeError(
                 f"{what}: x is a leaf that requires gradients, and would no longer be one; change its value "
                 "under no_grad(), or write x = x + y"
             )
-        if result.shape != self._data.shape:
-            raise ValueError(f"{what}: a leaf of shape {self._data.shape} cannot take shape {result.shape}")
-        if result.dtype != self._data.dtype:
-            result = ops.astype(result, self._data.dtype)
+        if result.shape != shape:
+            raise ValueError(f"{what}: x of shape {shape} cannot take a value of shape {result.shape}")
+        if result.dtype != dtype:
+            if not is_floating(dtype):
+                raise TypeError(f"{what}: x is {dtype}, and the value {result.dtype}; write x = x + y")
+            result = ops.astype(result, dtype)
         self._data = result._data
+        if is_leaf:
+            self._has_new_memory()
+        else:
+            self.node, self.home = result.node, None
         return self
+
+    def _has_new_memory(self) -> None:
+        raise NotImplementedError

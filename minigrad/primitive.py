@@ -30,7 +30,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy
 
-from .autograd import Leaf, Node, Variable, grad_enabled, new, next_number, wrap
+from .autograd import Memory, Node, Variable, grad_enabled, new, next_number, wrap
 from .backend import SCALARS, Array, namespace, numpy_namespace, of
 
 P = ParamSpec("P")
@@ -200,35 +200,36 @@ def _dress(call: Any, function: FunctionType) -> Any:
 
 def _apply(op: Op, values: list[Any]) -> Any:
     """Compute `op` on its arguments, and record it if a gradient may be asked for."""
-    xp: Any = None
     needed = 0
     parents = []
     homes = []
     plain = []
     tensors = False
+    all_numpy = True
     differentiable = op.differentiable
     for slot, value in enumerate(values):
         if isinstance(value, Variable):
             tensors = True
             values[slot] = data = value._data
-            xp = numpy_namespace if xp is not False and type(data) is _ndarray else False
+            all_numpy = all_numpy and type(data) is _ndarray
             node = value.node
             if node is not None and slot in differentiable:
                 needed |= 1 << slot
                 parents.append(node)
             if value.home is not None:
                 homes.append((slot, value.home))
-        elif type(value) is _ndarray:
+        elif isinstance(value, _ndarray):
             plain.append(slot)
-        elif type(value) is list and slot in differentiable:
-            raise TypeError(f"{op.name}: got a list where a tensor is expected; mg.tensor(...) makes one")
-    if not tensors and isinstance(values[0], _NUMPY):
+        elif type(value) in (list, tuple) and slot in differentiable:
+            kind = type(value).__name__
+            raise TypeError(f"{op.name}: got a {kind} where a tensor is expected; mg.tensor(...) makes one")
+    if all_numpy and (tensors or isinstance(values[0], _NUMPY)):
         xp = numpy_namespace
-    elif not xp:
+    else:
         xp = namespace(op.name, values)
     if plain and tensors:
         for slot in plain:  # the caller may write to it before backward reads it
-            values[slot] = values[slot].copy()
+            values[slot] = numpy.array(values[slot])
     try:
         out = op.forward(xp, *values)
     except Exception as error:
@@ -343,6 +344,8 @@ def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         plan = plans[needed]
         if plan is None:
             plan = plans[needed] = Plan(op, needed, 2)
+        if needed != 3:
+            a, b = _as_floats(a, b, out)
         result = new(Variable.made)
         result._data = out
         result.home = None
@@ -359,6 +362,15 @@ def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         return result
 
     return call
+
+
+def _as_floats(a: Any, b: Any, out: Array) -> tuple[Any, Any]:
+    """Integer arrays as floats like `out`: rules compute with them, and small integers overflow."""
+    if type(a) is _ndarray and a.dtype is not out.dtype and a.dtype.kind != "f":
+        a = a.astype(out.dtype)
+    if type(b) is _ndarray and b.dtype is not out.dtype and b.dtype.kind != "f":
+        b = b.astype(out.dtype)
+    return a, b
 
 
 def _compute(op: Op, a: Any, b: Any) -> Array:
@@ -382,20 +394,20 @@ def _constant(name: str, value: Any) -> Any:
     raise TypeError(f"{name}: a tensor cannot be combined with {what}; mg.tensor(...) converts numbers")
 
 
-def _stamp(node: Node, homes: Iterable[tuple[int, Leaf | None]]) -> None:
+def _stamp(node: Node, homes: Iterable[tuple[int, Memory | None]]) -> None:
     """Note which saved values lie in the memory of a leaf, and how old they are."""
     places = node.plan.places  # pyright: ignore[reportOptionalMemberAccess]
-    for slot, leaf in homes:
-        if slot in places and leaf is not None:
-            node.stamps += ((slot, leaf, leaf.version),)
+    for slot, memory in homes:
+        if slot in places and memory is not None:
+            node.stamps += ((slot, memory, memory.version),)
 
 
-def _home_of(xp: Any, out: Array, values: list[Any], homes: list[tuple[int, Leaf]]) -> Leaf | None:
-    """The leaf in whose memory the result lies, if it is a view of one."""
+def _home_of(xp: Any, out: Array, values: list[Any], homes: list[tuple[int, Memory]]) -> Memory | None:
+    """The memory of a leaf in which the result lies, if it is a view of one."""
     is_view = getattr(out, "base", out) is not None
-    for slot, leaf in homes:
+    for slot, memory in homes:
         if out is values[slot] or (is_view and _overlap(xp, out, values[slot])):
-            return leaf
+            return memory
     return None
 
 

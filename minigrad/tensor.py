@@ -62,9 +62,17 @@ class Tensor(Operators):
     def data(self, value: Any) -> None:
         if of(value) is None and not isinstance(value, Variable):
             raise TypeError(f"data: expected an array or a tensor, got {type(value).__name__}")
-        self._data = ops.tensor(value, device=None if isinstance(value, Variable) else of(value).name)._data
+        backend = of(value)
+        self._data = ops.tensor(value, device=backend.name if backend else None)._data
+        self._has_new_memory()
+
+    def _has_new_memory(self) -> None:
+        """What a leaf must note when its array was exchanged for one that nobody else holds."""
         if isinstance(self.node, Leaf):
+            leaf = self.node
             require_grad(self)
+            if (leaf.shape, leaf.dtype) == (self._data.shape, self._data.dtype):
+                self.node = leaf  # the same place in the graph, with the gradient gathered there
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -122,20 +130,28 @@ class Tensor(Operators):
     @property
     def grad(self) -> Any:
         """The gradient gathered by `backward`, a tensor, in a leaf that requires gradients; else None."""
-        leaf = self.node if isinstance(self.node, Leaf) else self.home if self.node is None else None
-        return None if leaf is None else leaf.grad
+        return self.node.grad if isinstance(self.node, Leaf) else None
 
     @grad.setter
     def grad(self, value: "Tensor | None") -> None:
         if not isinstance(self.node, Leaf):
             raise RuntimeError("grad: only a leaf that requires gradients has one; see requires_grad_()")
-        if value is not None and (not isinstance(value, Tensor) or value.shape != self.shape):
-            got = f"shape {value.shape}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"grad: expected a tensor of shape {self.shape}, got {got}")
+        if value is not None:
+            own = self.shape, self.dtype, self.device
+            got = (
+                (value.shape, value.dtype, value.device)
+                if isinstance(value, Tensor)
+                else type(value).__name__
+            )
+            if got != own:
+                raise ValueError(f"grad: expected a tensor of (shape, dtype, device) {own}, got {got}")
         self.node.grad = value
 
     def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
         """Begin (or with False: stop) gathering gradients in this leaf; gives the tensor itself.
+
+        To begin, it takes a copy of its array, since an optimizer may come to write to it. To stop
+        forgets the gradient.
 
         Raises:
             TypeError: its dtype is not a floating-point one.
@@ -144,10 +160,12 @@ class Tensor(Operators):
         if not self.is_leaf:
             if not requires_grad:
                 raise RuntimeError("requires_grad_(False): this is the result of an operation; use detach()")
-        elif requires_grad:
-            require_grad(self)
-        else:
+        elif not requires_grad:
             self.node = None
+        elif self.node is None:
+            copied = wrap(_backend(self).xp.asarray(self._data, copy=True))
+            require_grad(copied)
+            self._data, self.node, self.home = copied._data, copied.node, copied.home
         return self
 
     def detach(self) -> "Tensor":
@@ -161,7 +179,8 @@ class Tensor(Operators):
             gradient: the derivative of what is wanted by this tensor, of the same shape; 1 by default,
                 which only a tensor of one element may leave out.
             retain_graph: keep the graph, so that backward can pass through it again.
-            create_graph: make the gradients themselves differentiable (this keeps the graph, too).
+            create_graph: make the gradients themselves differentiable. This keeps the graph, which
+                refers to the leaves, and their gradients to it: set `.grad` to None to free both.
 
         Raises:
             RuntimeError: there is no graph; or it was freed by an earlier backward; or an optimizer has
@@ -198,10 +217,12 @@ class Tensor(Operators):
                 )
             if given.dtype != self.dtype:
                 given = given.astype(self.dtype)
+            if given.home is not None:  # an optimizer may write to it
+                given = given * 1.0
         if create_graph:
             with grad_mode(True):
                 for leaf, g in gradients(self.node, given, True, ops):
-                    leaf.grad = g if leaf.grad is None else leaf.grad + g
+                    leaf.grad = wrap(g._data, g.node, g.home) if leaf.grad is None else leaf.grad + g
         else:
             for leaf, g in gradients(self.node, given._data, retain_graph):
                 if leaf.grad is not None:
@@ -297,8 +318,6 @@ class Tensor(Operators):
 
     def __setitem__(self, key, value) -> None:
         self._become("x[i] = v", ops.setitem(self, key, value))
-
-    __hash__ = object.__hash__
 
     # --- printing, copying, pickling ---------------------------------------------------------------
 

@@ -76,7 +76,7 @@ def gradcheck(
 
 def _outputs(function: Callable[..., Any], inputs: Any) -> tuple[Tensor, ...]:
     outputs = function(*inputs)
-    return outputs if isinstance(outputs, tuple) else (outputs,)
+    return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
 
 
 def _vjp(outputs, weights, leaves, create_graph: bool) -> list[Tensor]:

@@ -361,6 +361,9 @@ KEYS: tuple[tuple[Any, bool], ...] = (
     (np.array([[True, False, True, True]] * 3), True),
     (np.array([2, 0, 2, 2]), False),
     ((np.array([0, 1, 1]), np.array([3, 0, 0])), True),
+    ((slice(None), (1, 1)), False),
+    ((slice(None), [1, 1]), False),
+    ([0, 0], False),
     ((slice(None), np.array([1, 1, 3])), False),
     ((np.array([[0], [2]]), slice(1, None)), False),
     ((np.array([True, False, True]), 2), False),
@@ -402,6 +405,7 @@ for key, value, standard in (
     (np.array([[True, False, True, True]] * 3), real(), True),
     (np.array([2, 0, 2]), real(3, 4), False),  # writes a row twice, which torch's gradient gets wrong
     ((np.array([0, 1]), np.array([3, 0])), real(2), False),
+    ((0, (1, 1)), real(2), False),  # the same
 ):
     row(
         "setitem",
@@ -409,7 +413,9 @@ for key, value, standard in (
         value,
         minigrad=lambda x, v, key=key: mg.ops.setitem(x, key_for(x, key), v),
         numpy=lambda x, v, key=key: numpy_setitem(x, v, key),
-        torch=None if "[2 0 2]" in str(key) else lambda x, v, key=key: torch_setitem(x, v, key),
+        torch=None
+        if "[2 0 2]" in str(key) or "(1, 1)" in str(key)
+        else lambda x, v, key=key: torch_setitem(x, v, key),
         standard=standard,
     )
 for key in (np.array([2, 0, 2]), np.array([1, 1, 1])):
@@ -427,6 +433,7 @@ row("take", real(3, 4), ints(5, high=4), settings={"axis": 1}, standard=False, *
 row("take", real(3, 4), ints(2, 2, high=12), torch="take", standard=False)
 row("take_along_axis", real(3, 4), ints(3, 2, high=4), settings={"axis": 1}, torch=None)
 row("take_along_axis", real(3, 4), ints(1, 4, high=3), settings={"axis": 0}, torch=None)
+row("take_along_axis", real(3, 4), ints(1, 2, high=4), settings={"axis": 1}, torch=None)
 
 # --- linear algebra --------------------------------------------------------------------------------
 

@@ -182,10 +182,8 @@ PRIMITIVE = [
 def test_graph_holds_what_the_rules_name_and_nothing_else(case: Case):
     op = OPS[case.op]
     arrays = case.inputs()
-    refs = [weakref.ref(a) for a in arrays]
-    xs = [mg.asarray(a) for a in arrays]
-    for i in case.smooth():
-        xs[i].requires_grad_()
+    xs = tensors(case, arrays)
+    refs = [weakref.ref(x._data) for x in xs]
     result = case.compute(*xs)
     node = result.node
     if node.plan.name != case.op:

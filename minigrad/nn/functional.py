@@ -6,6 +6,7 @@ from typing import Any
 import numpy
 
 from .. import ops, random
+from ..autograd import wrap
 from ..ops import gelu, linear, relu, sigmoid, silu, softplus, tanh
 from ..ops.indexing import grid
 from ..ops.losses import nll
@@ -33,7 +34,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p must be from 0 to 1, got {p}")
     if not training or p == 0:
-        return input
+        return wrap(input._data, input.node, input.home)  # so that x += y on the result leaves the input
     kept = random.generator().random(input.shape, dtype="float32") >= p
     mask = ops.tensor(kept, dtype=input.dtype, device=input.device)
     return input * (mask * (1 / (1 - p)) if p < 1 else mask)

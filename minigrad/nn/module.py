@@ -86,13 +86,15 @@ class Module:
             inside = [(f"{name}.{child}" if name else child, m) for child, m in module.named_children()]
             pending.extend(reversed(inside))
 
-    def _all_names(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+    def _all_names(
+        self, prefix: str = "", above: tuple["Module", ...] = ()
+    ) -> Iterator[tuple[str, Parameter]]:
         """Every name of every parameter: a shared one comes up under each of its names."""
         for name, value in _attributes(vars(self)):
             if isinstance(value, Parameter):
                 yield prefix + name, value
-            elif isinstance(value, Module):
-                yield from value._all_names(f"{prefix}{name}.")
+            elif isinstance(value, Module) and value not in above:  # which would go round for ever
+                yield from value._all_names(f"{prefix}{name}.", (*above, self))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters with their dotted names; a shared one once, under its first name."""

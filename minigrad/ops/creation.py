@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 
 from ..autograd import Variable, require_grad, wrap
-from ..backend import Backend, cast, current, get, is_floating, move, of
+from ..backend import SCALARS, Backend, cast, current, get, is_floating, move, of, refuse_dtype
 from ..primitive import primitive
 
 _default_dtype = numpy.dtype(numpy.float32)
@@ -67,10 +67,11 @@ def _convert(op: str, data: Any, dtype: Any, device: str | None, copy: bool | No
     backend = of(array)
     assert backend is not None
     if dtype is not None and array.dtype != dtype:
-        if not is_floating(dtype) and numpy.dtype(dtype).kind not in "biu":
-            raise TypeError(f"{op}: cannot make {dtype}; tensors are of bools, integers or real floats")
+        refuse_dtype(op, dtype)
         return cast(backend.xp, array, dtype)
-    return backend.xp.asarray(array, copy=True) if copy and array is given else array
+    moved = source is not None and source is not backend
+    fresh = moved or isinstance(given, (*SCALARS, list, tuple, range))
+    return backend.xp.asarray(array, copy=True) if copy and not fresh else array
 
 
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> Any:
@@ -97,24 +98,22 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: st
 
 
 def asarray(obj: Any, dtype: Any = None, device: str | None = None, copy: bool | None = None) -> Any:
-    """`obj` as a tensor: a tensor itself where nothing changes, an array without copying it.
+    """`obj` as a tensor: a tensor itself where nothing changes (gradients flow), an array without a copy.
 
     An array so shared must not be written to while the tensor, or anything computed from it, is in use.
     `copy=True` copies always (`tensor` does too).
     """
     if isinstance(obj, Variable) and not copy:
-        if dtype is None and device is None:
-            return obj
-        backend = of(obj._data)
-        assert backend is not None
-        if dtype in (None, obj._data.dtype) and device in (None, backend.name):
-            return obj
+        tensor_: Any = obj
+        tensor_ = tensor_ if dtype is None else tensor_.to(dtype)
+        return tensor_ if device is None else tensor_.to(device)
     return _finish(_convert("asarray", obj, dtype, device, copy), False)
 
 
 def _make(function: str, args: tuple, dtype: Any, requires_grad: bool, device: str | None) -> Any:
     if isinstance(dtype, int):
         raise TypeError(f"{function}: a shape of several axes is a tuple, as in {function}((2, 3))")
+    refuse_dtype(function, dtype if dtype is not None else int)
     backend: Backend = get(device) if device else current()
     return _finish(getattr(backend.xp, function)(*args, dtype=dtype), requires_grad)
 

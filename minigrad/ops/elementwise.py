@@ -8,7 +8,7 @@ Python number takes the dtype of what it meets.
 import math
 from typing import Any
 
-from ..backend import SCALARS, cast, is_floating
+from ..backend import SCALARS, cast, is_floating, refuse_dtype
 from ..primitive import elementwise, primitive
 
 
@@ -43,14 +43,15 @@ def divide(x, y) -> Any:
 def _pow_dx(xp, g, x, y):
     if isinstance(y, SCALARS):
         return xp.zeros_like(g) if y == 0 else g * (y * x ** (y - 1))
-    # Where y is 0 the plain formula would give 0 * inf at x = 0; the derivative there is 0.
-    return g * (y * x ** xp.where(y == 0, xp.ones_like(y), y - 1))
+    # Where both are 0 the plain formula would give 0 * inf; the derivative there is 0.
+    return g * (y * xp.where((x == 0) & (y == 0), xp.ones_like(x), x) ** (y - 1))
 
 
 def _pow_dy(xp, g, x, out):
     if isinstance(x, SCALARS):
         return xp.zeros_like(g) if x == 0 else g * out * (math.log(x) if x > 0 else math.nan)
-    return g * out * xp.log(xp.where(x == 0, xp.ones_like(x), x))
+    at_zero = x == 0
+    return g * xp.where(at_zero, xp.zeros_like(out), out) * xp.log(xp.where(at_zero, xp.ones_like(x), x))
 
 
 @elementwise(x=_pow_dx, y=_pow_dy)
@@ -58,7 +59,7 @@ def pow(x, y) -> Any:
     """x to the power of y. The derivative by y is taken as 0 where x is 0."""
 
 
-@elementwise(x=lambda g: g, y=lambda xp, g, x, y: -g * xp.floor(x / y))
+@elementwise(x=lambda g: g, y=lambda xp, g, x, y: -g * xp.floor_divide(x, y))
 def remainder(x, y) -> Any:
     """The remainder of x / y, with the sign of y (Python's `%`)."""
 
@@ -68,22 +69,22 @@ def floor_divide(x, y) -> Any:
     """x / y rounded down (Python's `//`). Its derivative is 0."""
 
 
-def _ties_halved(xp, g, mine, other):
-    """The gradient of the larger input, shared in halves where both are equal."""
-    return xp.where(mine == other, g / 2, xp.where(mine > other, g, xp.zeros_like(g)))
+def _ties_halved(xp, g, wins, ties):
+    """The gradient of the input that was taken where it `wins`, and half of it where both are equal."""
+    return xp.where(ties, g / 2, xp.where(wins, g, xp.zeros_like(g)))
 
 
 @elementwise(
-    x=lambda xp, g, x, y: _ties_halved(xp, g, x, y),
-    y=lambda xp, g, x, y: _ties_halved(xp, g, y, x),
+    x=lambda xp, g, x, y: _ties_halved(xp, g, x > y, x == y),
+    y=lambda xp, g, x, y: _ties_halved(xp, g, y > x, x == y),
 )
 def maximum(x, y) -> Any:
     """The larger of x and y; NaN if either is NaN. Where both are equal, each gets half the gradient."""
 
 
 @elementwise(
-    x=lambda xp, g, x, y: _ties_halved(xp, g, -x, -y),
-    y=lambda xp, g, x, y: _ties_halved(xp, g, -y, -x),
+    x=lambda xp, g, x, y: _ties_halved(xp, g, x < y, x == y),
+    y=lambda xp, g, x, y: _ties_halved(xp, g, y < x, x == y),
 )
 def minimum(x, y) -> Any:
     """The smaller of x and y; NaN if either is NaN. Where both are equal, each gets half the gradient."""
@@ -147,22 +148,30 @@ def reciprocal(x) -> Any:
 
 @primitive(
     x=lambda xp, g, x, min, max: xp.where(_inside(xp, x, min, max), g, xp.zeros_like(g)),
-    min=lambda xp, g, x, min: xp.where(x < min, g, xp.zeros_like(g)),
-    max=lambda xp, g, x, max: xp.where(x > max, g, xp.zeros_like(g)),
+    min=lambda xp, g, x, min, max: xp.where(_below(x, min, max), g, xp.zeros_like(g)),
+    max=lambda xp, g, x, min, max: xp.where(_above(x, min, max), g, xp.zeros_like(g)),
 )
 def clip(xp, x, min=None, max=None) -> Any:
     """x, but no smaller than `min` and no larger than `max`; None means no bound.
 
-    The bounds may be numbers or tensors. At a bound the gradient goes to x.
+    The bounds may be numbers or tensors. At a bound the gradient goes to x. Where min > max, the result
+    is max.
     """
-    if min is not None:
-        x = xp.maximum(x, min)
+    x = +x if min is None else xp.maximum(x, min)
     return x if max is None else xp.minimum(x, max)
 
 
 def _inside(xp, x, min, max):
     inside = x == x if min is None else x >= min
     return inside if max is None else inside & (x <= max)
+
+
+def _below(x, min, max):
+    return (x < min) if max is None else (x < min) & (min <= max)
+
+
+def _above(x, min, max):
+    return (x > max) if min is None else (x > max) | (min > max)
 
 
 # --- rounding: constant almost everywhere ----------------------------------------------------------
@@ -308,4 +317,5 @@ def _cast_away(xp, x, dtype):
 
 def astype(x, dtype) -> Any:
     """x converted to `dtype`. The gradient is converted back; to integers and bools none flows."""
+    refuse_dtype("astype", dtype)
     return (_cast if is_floating(dtype) else _cast_away)(x, dtype)

@@ -7,9 +7,9 @@ that were read) and a scatter has a reading: so the two are each other's rules, 
 from typing import Any
 
 from ..autograd import Variable
-from ..backend import cast, create, is_floating, namespace, of
+from ..backend import cast, check_axis, create, is_floating, namespace, of
 from ..primitive import primitive
-from .shaping import reshape
+from .shaping import broadcast_to, reshape
 
 
 def _plain(op, x, key):
@@ -23,8 +23,9 @@ def _plain(op, x, key):
             part = part._data
         elif of(part) is not None:
             part = xp.asarray(part, copy=True)  # the caller may write to it before backward reads it
-        elif isinstance(part, list):
-            part = xp.asarray(part, dtype=None if part else int)
+        elif isinstance(part, (list, tuple)):
+            part = xp.asarray(part)
+            part = part if part.size else create(xp, "zeros", part.shape, dtype=int, like=x)
         if getattr(part, "shape", ()) != ():
             namespace(op, [x, part])  # refuses an index on another device
             if is_floating(part.dtype):
@@ -103,20 +104,22 @@ def setitem(x, key, value) -> Any:
     return _setitem(x, key, value, twice)
 
 
-@primitive(
-    x=lambda g, shape, indices, axis: scatter(g, (*[slice(None)] * (axis % len(shape)), indices, ...), shape)
-)
+@primitive(x=lambda g, shape, indices, axis: scatter(g, (*[slice(None)] * axis, indices, ...), shape))
 def _take(xp, x, indices, axis):
     return xp.take(x, indices, axis=axis)
 
 
 def take(x, indices, axis=None) -> Any:
     """The slices of x at `indices` (integers) along `axis`; of the flattened x without an axis."""
-    return _take(reshape(x, -1), indices, 0) if axis is None else _take(x, indices, axis)
+    if axis is None:
+        return _take(reshape(x, -1), indices, 0)
+    return _take(x, indices, check_axis("take", axis, len(x.shape)))
 
 
 def take_along_axis(x, indices, axis=-1) -> Any:
     """For each place in `indices`, the element of x at that index along `axis`, all else equal.
+
+    The other axes broadcast.
 
     >>> import minigrad as mg
     >>> scores = mg.tensor([[1.0, 2.0], [4.0, 3.0]])
@@ -124,11 +127,14 @@ def take_along_axis(x, indices, axis=-1) -> Any:
     [[2.0], [4.0]]
     """
     n = len(x.shape)
-    axis %= n
+    axis = check_axis("take_along_axis", axis, n)
     if len(indices.shape) != n:
         raise ValueError(
             f"take_along_axis: x and indices need equally many axes, got {x.shape} and {indices.shape}"
         )
+    sizes = [max(a, b) if a and b else 0 for a, b in zip(x.shape, indices.shape, strict=True)]
+    x = broadcast_to(x, (*sizes[:axis], x.shape[axis], *sizes[axis + 1 :]))
+    indices = broadcast_to(indices, (*sizes[:axis], indices.shape[axis], *sizes[axis + 1 :]))
     return getitem(x, grid(indices._data if isinstance(indices, Variable) else indices, axis))
 
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ..backend import create
+from ..backend import check_axis, create
 from ..primitive import primitive
 from .elementwise import multiply
 from .shaping import permute_dims, reshape
@@ -50,6 +50,8 @@ def _rows(xp, x):
 )
 def linear(xp, x, weight, bias=None) -> Any:
     """x @ weight.T + bias, in one step: x is (..., in), `weight` (out, in), `bias` (out,) or None."""
+    if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+        raise ValueError("weight must have 2 axes, and bias the first of them")
     out = x @ weight.mT
     return out if bias is None else out + bias
 
@@ -70,7 +72,8 @@ def tensordot(x, y, axes: Any = 2) -> Any:
         of_x, of_y = tuple(range(n - axes, n)), tuple(range(axes))
     else:
         of_x, of_y = (((a,) if isinstance(a, int) else tuple(a)) for a in axes)
-    of_x, of_y = tuple(a % n for a in of_x), tuple(a % m for a in of_y)
+    of_x = tuple(check_axis("tensordot", a, n) for a in of_x)
+    of_y = tuple(check_axis("tensordot", a, m) for a in of_y)
     if [x.shape[a] for a in of_x] != [y.shape[a] for a in of_y]:
         raise ValueError(
             f"tensordot: axes={axes} do not match in shapes {tuple(x.shape)} and {tuple(y.shape)}"
@@ -99,6 +102,8 @@ def _explicit(subscripts, shapes):
     hidden = [len(shape) - len(term.replace("...", "")) for term, shape in zip(terms, shapes, strict=True)]
     if any(n < 0 or (n > 0 and "..." not in term) for n, term in zip(hidden, terms, strict=True)):
         raise ValueError(f"einsum: {subscripts!r} does not fit the shapes {shapes}")
+    if arrow and max(hidden) and "..." not in output:
+        raise ValueError(f"einsum: {subscripts!r} has an ellipsis in its inputs, but none in its output")
     ellipsis = "".join(spare[: max(hidden)])
     # Aligned from the right, as in broadcasting.
     terms = [t.replace("...", ellipsis[len(ellipsis) - n :]) for t, n in zip(terms, hidden, strict=True)]

@@ -47,7 +47,9 @@ def sum(xp, x, axis=None, keepdims=False) -> Any:
 
 
 @primitive(
-    x=lambda xp, g, shape, axis, keepdims: _spread(xp, g / (_count(shape, axis) or 1), shape, axis, keepdims)
+    x=lambda xp, g, shape, axis, keepdims: _spread(
+        xp, g * (1 / (_count(shape, axis) or 1)), shape, axis, keepdims
+    )
 )
 def mean(xp, x, axis=None, keepdims=False) -> Any:
     """The mean of the elements."""
@@ -195,7 +197,7 @@ def _finite(xp, x):
 @primitive(
     x=lambda xp, g, x, out, axis, keepdims: (
         _kept(xp, g, x.shape, axis, keepdims)
-        * xp.exp(x - _finite(xp, _kept(xp, out, x.shape, axis, keepdims)))
+        * xp.exp(x - _kept(xp, xp.where(out == -math.inf, xp.zeros_like(out), out), x.shape, axis, keepdims))
     )
 )
 def logsumexp(xp, x, axis=None, keepdims=False) -> Any:

@@ -3,9 +3,10 @@
 Where the array library can give a view (reshape, permute, slices, broadcasting) no memory is copied.
 """
 
+from numbers import Integral
 from typing import Any
 
-from ..backend import create
+from ..backend import check_axis, create
 from ..primitive import primitive
 
 
@@ -51,8 +52,9 @@ def matrix_transpose(x) -> Any:
 def moveaxis(x, source, destination) -> Any:
     """The axis (or tuple of axes) `source` moved to the place(s) `destination`."""
     n = len(x.shape)
-    sources = [a % n for a in (source if isinstance(source, tuple) else (source,))]
-    places = [a % n for a in (destination if isinstance(destination, tuple) else (destination,))]
+    sources = [check_axis("moveaxis", a, n) for a in (source if isinstance(source, tuple) else (source,))]
+    places = destination if isinstance(destination, tuple) else (destination,)
+    places = [check_axis("moveaxis", a, n) for a in places]
     order = [a for a in range(n) if a not in sources]
     for place, axis in sorted(zip(places, sources, strict=True)):
         order.insert(place, axis)
@@ -79,7 +81,7 @@ def flatten(x, start_dim=0, end_dim=-1) -> Any:
     n = len(sizes)
     if n == 0:
         return _reshape(x, (1,))
-    start, end = start_dim % n, end_dim % n
+    start, end = check_axis("flatten", start_dim, n), check_axis("flatten", end_dim, n)
     total = 1
     for size in sizes[start : end + 1]:
         total *= size
@@ -116,9 +118,7 @@ def concat(arrays, axis=0) -> Any:
     arrays = _sequence("concat", arrays)
     ends, end = [], 0
     for x in arrays:
-        if not -len(x.shape) <= axis < len(x.shape):
-            raise ValueError(f"concat: there is no axis {axis} in an input of shape {tuple(x.shape)}")
-        end += x.shape[axis]
+        end += x.shape[check_axis("concat", axis, len(x.shape))]
         ends.append(end)
     return _concat(axis, tuple(ends), *arrays)
 
@@ -154,9 +154,9 @@ def pad(x, pad_width, value=0.0) -> Any:
     (`torch.nn.functional.pad` lists the axes from the last to the first.)
     """
     n = len(x.shape)
-    if isinstance(pad_width, int):
+    if isinstance(pad_width, Integral):
         pairs = ((pad_width, pad_width),) * n
-    elif len(pad_width) == 2 and all(isinstance(p, int) for p in pad_width):
+    elif len(pad_width) == 2 and all(isinstance(p, Integral) for p in pad_width):
         pairs = (tuple(pad_width),) * n
     else:
         pairs = tuple(tuple(p) for p in pad_width)
@@ -194,7 +194,7 @@ def roll(xp, x, shift, axis=None) -> Any:
 
 
 def _opposite(shift):
-    return tuple(-s for s in shift) if isinstance(shift, tuple) else -shift
+    return tuple(-s for s in shift) if isinstance(shift, (tuple, list)) else -shift
 
 
 @primitive(x=lambda xp, g, k: xp.tril(g, k=k))

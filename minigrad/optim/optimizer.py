@@ -122,6 +122,7 @@ class Optimizer:
                         )
                     due.append((p, g, group))
         for p, g, group in due:
+            p.home.version += 1
             state = self.state.setdefault(p, {})
             if p._data.dtype == numpy.float16:
                 wide = p._data.astype(numpy.float32)
@@ -129,7 +130,6 @@ class Optimizer:
                 p._data[...] = wide
             else:
                 self.update(p._data, g, state, group)
-            p.node.version += 1
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
