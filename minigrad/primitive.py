@@ -335,8 +335,12 @@ def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         parents: Any
         if node_x is None:
             needed, parents = 2, (node_y,)
+            if type(a) is _ndarray and a.dtype.kind != "f":
+                a = a.astype(out.dtype)  # rules compute with it, and small integers overflow
         elif node_y is None:
             needed, parents = 1, (node_x,)
+            if type(b) is _ndarray and b.dtype.kind != "f":
+                b = b.astype(out.dtype)
         else:
             needed, parents = 3, (node_x, node_y)
         if parents[0] is None or not differentiable or not _is_recording():
@@ -344,8 +348,6 @@ def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         plan = plans[needed]
         if plan is None:
             plan = plans[needed] = Plan(op, needed, 2)
-        if needed != 3:
-            a, b = _as_floats(a, b, out)
         result = new(Variable.made)
         result._data = out
         result.home = None
@@ -362,15 +364,6 @@ def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         return result
 
     return call
-
-
-def _as_floats(a: Any, b: Any, out: Array) -> tuple[Any, Any]:
-    """Integer arrays as floats like `out`: rules compute with them, and small integers overflow."""
-    if type(a) is _ndarray and a.dtype is not out.dtype and a.dtype.kind != "f":
-        a = a.astype(out.dtype)
-    if type(b) is _ndarray and b.dtype is not out.dtype and b.dtype.kind != "f":
-        b = b.astype(out.dtype)
-    return a, b
 
 
 def _compute(op: Op, a: Any, b: Any) -> Array:

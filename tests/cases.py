@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
-from minigrad.ops.losses import nll
+from minigrad.nn.functional import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -491,22 +491,25 @@ for subscripts, shapes in (
         torch=lambda *x, subscripts=subscripts: torch().einsum(subscripts, *x),
     )
 
+
+def numpy_cross_entropy(x: np.ndarray, reduction: str, smoothing: float) -> np.ndarray:
+    target = np.eye(4)[TARGET] * (1 - smoothing) + smoothing / 4
+    losses = -np.sum(np.log(softmax(x, 1)) * target, axis=1)
+    return {"mean": np.mean, "sum": np.sum, "none": np.asarray}[reduction](losses)
+
+
 # --- losses, creation, moving ----------------------------------------------------------------------
 
 TARGET = np.array([2, 0, 1])
-
-
-def class_key(x: mg.Tensor) -> tuple[Any, ...]:
-    return tuple(mg.tensor(k, device=x.device).data for k in (np.arange(3), TARGET))
-
-
-for summed in (True, False):
+for reduction, smoothing in (("mean", 0.0), ("sum", 0.1), ("none", 0.3)):
     row(
-        "nll",
+        "cross_entropy_of",
         real(3, 4),
-        minigrad=lambda x, summed=summed: nll(x, class_key(x), -0.5, summed),
-        numpy=lambda x, summed=summed: (np.sum if summed else np.asarray)(-0.5 * x[np.arange(3), TARGET]),
-        torch=None,
+        minigrad=lambda x, r=reduction, s=smoothing: cross_entropy(
+            x, mg.tensor(TARGET, device=x.device), reduction=r, label_smoothing=s
+        ),
+        numpy=lambda x, r=reduction, s=smoothing: numpy_cross_entropy(x, r, s),
+        torch=None,  # see test_nn.py
         standard=False,
     )
 for name in ("zeros_like", "ones_like"):

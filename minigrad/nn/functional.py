@@ -9,7 +9,7 @@ from .. import ops, random
 from ..autograd import wrap
 from ..ops import gelu, linear, relu, sigmoid, silu, softplus, tanh
 from ..ops.indexing import grid
-from ..ops.losses import nll
+from ..ops.losses import cross_entropy_of
 from ..tensor import Tensor
 
 __all__ = [
@@ -82,7 +82,6 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: got input of shape {shape}, label_smoothing={label_smoothing}")
     axis = 0 if len(shape) == 1 else 1
     classes = shape[axis]
-    log_p = ops.log_softmax(input, axis=axis)
     if target.dtype.kind == "f":
         if target.shape != shape:
             raise ValueError(
@@ -90,17 +89,16 @@ def cross_entropy(
             )
         if label_smoothing:
             target = target * (1 - label_smoothing) + label_smoothing / classes
-        return _reduced("cross_entropy", -(log_p * target).sum(axis=axis), reduction)
+        losses = -(ops.log_softmax(input, axis) * target).sum(axis=axis)
+        return _reduced("cross_entropy", losses, reduction)
     _check_classes(target, shape, axis)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"cross_entropy: reduction must be one of {_REDUCTIONS}, got {reduction!r}")
     factor = -1.0 if reduction != "mean" else -1 / target.size if target.size else math.nan
-    summed = reduction != "none"
-    loss = nll(log_p, grid(target._data, axis, inserted=True), factor * (1 - label_smoothing), summed)
-    if label_smoothing:
-        even = log_p.sum() if summed else log_p.sum(axis=axis)
-        loss = loss + even * (factor * label_smoothing / classes)
-    return loss
+    # In the place of the scores in the graph: see cross_entropy_of.
+    log_p = wrap(ops.log_softmax(input._data, axis), input.node)
+    key = grid(target._data, axis, inserted=True)
+    return cross_entropy_of(log_p, key, axis, factor, label_smoothing, reduction != "none")
 
 
 def _check_classes(target: Tensor, shape: tuple[int, ...], axis: int) -> None:
