@@ -65,6 +65,9 @@ def enable_grad():
 # --- the graph -------------------------------------------------------------------------------------
 
 
+FREED = object()
+"""What a node saved after backward has passed it."""
+
 next_number = itertools.count().__next__
 _number = operator.attrgetter("number")
 
@@ -75,7 +78,7 @@ class Node:
     Attributes:
         plan: the op's rules for those inputs that need a gradient; None in a leaf.
         parents: the nodes of those inputs, in the same order.
-        saved: the values that these rules name, and nothing else; None once backward has passed.
+        saved: the values that these rules name, and nothing else; FREED once backward has passed.
         stamps: (input slot, memory, version) of each saved value that lies in the memory of a leaf.
         shape, dtype: of the result.
         number: counts the nodes as they are made.
@@ -85,7 +88,7 @@ class Node:
 
     plan: "Plan | None"
     parents: "tuple[Node, ...]"
-    saved: tuple[Any, ...] | None
+    saved: Any
     stamps: "tuple[tuple[int, Memory, int], ...]"
 
     # No __init__: `primitive` fills the slots in where it makes a node, which is done for every op.
@@ -204,7 +207,7 @@ def gradients(
                 else:
                     arrived[parent] += gradient
             if not retain_graph:
-                node.saved = None
+                node.saved = FREED
                 node.parents = ()
     except Exception as error:
         if plan is not None and parent is not None:
@@ -223,7 +226,7 @@ def _newest_first(root: Node) -> list[Node]:
     found = [root]
     seen = {root}
     for node in found:  # which grows meanwhile
-        if node.saved is None:
+        if node.saved is FREED:
             raise RuntimeError(
                 f"backward: the graph behind {node.plan.name!r} was freed by an earlier backward "  # pyright: ignore[reportOptionalMemberAccess]
                 "through it; pass retain_graph=True to that one, or run the forward pass again"
@@ -252,8 +255,7 @@ def _check_stamps(node: Node) -> None:
 def _as_tensors(node: Node) -> list[Any]:
     """What a node saved, with the inputs and the result as tensors in their places in the graph."""
     assert node.plan is not None
-    assert node.saved is not None
-    saved = list(node.saved)
+    saved: list[Any] = [node.saved] if node.plan.single else list(node.saved)
     places = node.plan.places
     tensors = {slot: wrap(saved[places[slot]], None, memory) for slot, memory, _ in node.stamps}
     for slot, its_node in (*zip(node.plan.slots, node.parents, strict=True), (-1, node)):
@@ -264,7 +266,7 @@ def _as_tensors(node: Node) -> list[Any]:
             saved[place] = tensors[slot]
         elif of(saved[place]) is not None:
             saved[place] = wrap(saved[place])
-    return saved
+    return saved[0] if node.plan.single else saved
 
 
 def _sum_to(xp: Namespace, g: Any, shape: tuple[int, ...]) -> Any:

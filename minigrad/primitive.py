@@ -88,12 +88,13 @@ class Plan:
 
     Attributes:
         slots: the places of those inputs among the arguments.
-        save: a function of (out, *arguments) that gives the tuple of those the rules name.
+        save: a function of (out, *arguments) that gives the tuple of those the rules name; or just the
+            one, where there is a `single` one.
         places: where in that tuple the argument of a slot is (-1 for `out`), if it is kept.
         rules: for each slot, a function of (xp, g, parent, saved) that calls the rule with what it names.
     """
 
-    __slots__ = ("name", "places", "rules", "save", "slots")
+    __slots__ = ("name", "places", "rules", "save", "single", "slots")
 
     def __init__(self, op: Op, needed: int, count: int):
         self.name = op.name
@@ -111,7 +112,9 @@ class Plan:
             first = len(op.parameters) - 1
             self.places |= {slot: self.places[first] + slot - first for slot in range(first, count)}
         source = {"g": "g", "xp": "xp", "shape": "parent.shape", "dtype": "parent.dtype"}
-        source |= {name: f"saved[{i}]" for i, name in enumerate(kept)}
+        # One value alone is kept without a tuple around it.
+        self.single = len(kept) == 1 and not op.variadic
+        source |= {name: "saved" if self.single else f"saved[{i}]" for i, name in enumerate(kept)}
         stars = dict.fromkeys(op.parameters, "")
         if op.variadic:
             last = op.parameters[-1]
@@ -119,7 +122,7 @@ class Plan:
             source[last] = f"saved[{len(kept) - 1}:]"
         arguments = ", ".join(stars[name] + name for name in op.parameters)
         values = "".join(stars.get(name, "") + name + ", " for name in kept)
-        self.save = eval(f"lambda out, {arguments}: ({values})")
+        self.save = eval(f"lambda out, {arguments}: {kept[0] if self.single else f'({values})'}")
         self.rules = tuple(
             eval(
                 "lambda xp, g, parent, saved: rule("
@@ -335,12 +338,8 @@ def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         parents: Any
         if node_x is None:
             needed, parents = 2, (node_y,)
-            if type(a) is _ndarray and a.dtype.kind != "f":
-                a = a.astype(out.dtype)  # rules compute with it, and small integers overflow
         elif node_y is None:
             needed, parents = 1, (node_x,)
-            if type(b) is _ndarray and b.dtype.kind != "f":
-                b = b.astype(out.dtype)
         else:
             needed, parents = 3, (node_x, node_y)
         if parents[0] is None or not differentiable or not _is_recording():

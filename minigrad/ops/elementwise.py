@@ -43,6 +43,7 @@ def divide(x, y) -> Any:
 def _pow_dx(xp, g, x, y):
     if isinstance(y, SCALARS):
         return xp.zeros_like(g) if y == 0 else g * (y * x ** (y - 1))
+    y = _cast(y, g.dtype)  # small integers would overflow
     # Where both are 0 the plain formula would give 0 * inf; the derivative there is 0.
     return g * (y * xp.where((x == 0) & (y == 0), xp.ones_like(x), x) ** (y - 1))
 
@@ -50,6 +51,7 @@ def _pow_dx(xp, g, x, y):
 def _pow_dy(xp, g, x, out):
     if isinstance(x, SCALARS):
         return xp.zeros_like(g) if x == 0 else g * out * (math.log(x) if x > 0 else math.nan)
+    x = _cast(x, g.dtype)
     at_zero = x == 0
     return g * xp.where(at_zero, xp.zeros_like(out), out) * xp.log(xp.where(at_zero, xp.ones_like(x), x))
 
@@ -90,10 +92,12 @@ def minimum(x, y) -> Any:
     """The smaller of x and y; NaN if either is NaN. Where both are equal, each gets half the gradient."""
 
 
-@elementwise(
-    x=lambda g, x, y: g * y / (x * x + y * y),
-    y=lambda g, x, y: -g * x / (x * x + y * y),
-)
+def _atan2_rule(g, this, other):
+    this, other = (v if isinstance(v, SCALARS) else _cast(v, g.dtype) for v in (this, other))
+    return g * other / (this * this + other * other)
+
+
+@elementwise(x=lambda g, x, y: _atan2_rule(g, x, y), y=lambda g, x, y: -_atan2_rule(g, y, x))
 def atan2(x, y) -> Any:
     """The angle of the point (y, x) in radians, in [-pi, pi]."""
 

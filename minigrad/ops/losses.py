@@ -9,10 +9,11 @@ from .reductions import softmax
 
 def _cross_entropy_dx(xp, g, x: Any, key, axis, factor, smoothing):
     """p - q, of the probabilities p that x stands for and the smoothed targets q."""
-    p = softmax(x, axis) if isinstance(g, Variable) else xp.exp(x)
+    # On tensors p must depend on x as softmax does, so that it can be differentiated again.
+    p: Any = softmax(x, axis) if isinstance(x, Variable) else xp.exp(x)
     p[key] = p[key] - (1 - smoothing)
     if smoothing:
-        p = p - smoothing / x.shape[axis]
+        p = p - smoothing / p.shape[axis]
     if g.shape != ():
         g = xp.expand_dims(g, axis=axis)
     return p * (g * -factor)
