@@ -431,7 +431,8 @@ def test_values_and_gradients_against_torch(case: Case, dtype):
     pairs = [(ours.detach(), theirs.detach())]
     pairs += [(xs[i].grad, ts[i].grad) for i in case.smooth() if ts[i].grad is not None]
     separate = case.elementwise and len({a.shape for a in arrays}) == 1
-    limit = 16 if dtype == np.float32 else 4000  # ulps: a few, and 1e-12
+    few = 16 if case.op == "gelu" else 8  # in gelu 1 + erf(x) cancels for negative x, in torch, too
+    limit = few if dtype == np.float32 else 4000  # ulps: 4000 are 1e-12
     for mine, its in pairs:
         assert mine is not None
         assert error_in_ulps(mine.numpy(), its.numpy(), separate) <= limit
