@@ -288,6 +288,7 @@ def test_cross_entropy_by_its_formula():
     np.testing.assert_allclose(
         F.cross_entropy(x, mg.tensor([[0.5, 0.5]], dtype=mg.float64)).item(), math.log(4) - math.log(3) / 2
     )
+    assert F.cross_entropy(x.numpy(), [1]).item() == F.cross_entropy(x, mg.tensor([1])).item()
     far = mg.tensor([[0.0, -1000.0]])
     assert F.cross_entropy(far, mg.tensor([1])).item() == 1000
     assert math.isnan(F.cross_entropy(mg.zeros((0, 3)), mg.zeros(0, dtype=int)).item())

@@ -76,6 +76,7 @@ def cross_entropy(
         IndexError: a class index is negative or not below C.
         ValueError: the shapes do not fit, or an option is unknown.
     """
+    input = input if isinstance(input, Tensor) else ops.tensor(input)
     target = target if isinstance(target, Tensor) else ops.tensor(target)
     shape = input.shape
     if not shape or not 0 <= label_smoothing <= 1:
