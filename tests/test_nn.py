@@ -56,6 +56,14 @@ def test_parameters_are_found_in_attributes_lists_and_dicts():
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_modules_that_point_at_each_other():
+    one, two = nn.Module(), nn.Module()
+    one.inner, two.outer = two, one  # pyright: ignore[reportAttributeAccessIssue]
+    one.weight = nn.Parameter([1.0])  # pyright: ignore[reportAttributeAccessIssue]
+    assert [name for name, _ in one.named_parameters()] == ["weight"]
+    assert [name for name, _ in two.named_parameters()] == ["outer.weight"]
+
+
 def test_state_dict_goes_round():
     one, two = net(), net()
     x = mg.random.normal((5, 3))
@@ -242,6 +250,10 @@ def test_dropout():
     assert np.array_equal(same.detach().numpy(), x.detach().numpy())
     mg.random.seed(0)
     np.testing.assert_array_equal(F.dropout(x, 0.3).detach().numpy(), y.detach().numpy())
+    hidden = x * 1
+    same = F.dropout(hidden, training=False)
+    same += 1  # leaves what went in as it was
+    assert (hidden.max().item(), same.min().item()) == (1, 2)
     for bad in (lambda: nn.Dropout(1.5), lambda: F.dropout(x, -0.1)):
         with pytest.raises(ValueError, match="p must be from 0 to 1"):
             bad()
