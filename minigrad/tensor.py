@@ -232,12 +232,14 @@ class Tensor(Operators):
     # --- leaving the graph -------------------------------------------------------------------------
 
     def numpy(self) -> numpy.ndarray:
-        """A copy of its elements as a NumPy array, from whichever backend. (torch shares the memory.)
+        """A copy of its elements as a NumPy array in C order, from whichever backend.
+
+        (torch shares the memory.)
 
         Raises `RuntimeError` for a tensor that requires gradients: `x.detach().numpy()`.
         """
         self._refuse_if_graph("numpy()")
-        return numpy.array(_backend(self).to_numpy(self._data))
+        return numpy.array(_backend(self).to_numpy(self._data), order="C")
 
     def item(self) -> Any:
         """The one element as a Python number."""

@@ -83,7 +83,8 @@ def test_state_dict_goes_round():
 def test_state_dict_can_be_saved_as_it_is(tmp_path):
     one, two = net(), net()
     x = mg.random.normal((5, 3))
-    one[0].weight.data = one[0].weight.detach().T.numpy().T  # in the order of columns
+    one[0].weight.data = np.asfortranarray(one[0].weight.detach().numpy())
+    assert not one[0].weight.data.flags.c_contiguous
     save_file(one.state_dict(), tmp_path / "net.safetensors")
     two.load_state_dict(load_file(tmp_path / "net.safetensors"))
     np.testing.assert_array_equal(one(x).detach().numpy(), two(x).detach().numpy())
