@@ -202,7 +202,7 @@ def is_floating(dtype: Any) -> bool:
 def refuse_dtype(op: str, dtype: Any) -> None:
     """Raise `TypeError` for what tensors cannot hold: complex numbers, strings, objects."""
     if not is_floating(dtype) and not any(kind in str(dtype) for kind in ("int", "bool")):
-        raise TypeError(f"{op}: cannot make {dtype}; tensors are of bools, integers or real floats")
+        raise TypeError(f"{op}: cannot hold {dtype}; tensors are of bools, integers or real floats")
 
 
 def check_axis(op: str, axis: int, ndim: int) -> int:

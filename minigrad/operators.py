@@ -3,7 +3,7 @@
 from typing import Any, Self
 
 from . import ops
-from .autograd import Leaf, Variable, is_grad_enabled
+from .autograd import Leaf, Variable, is_grad_enabled, require_grad
 from .backend import is_floating
 
 
@@ -159,4 +159,9 @@ class Operators(Variable):
         return self
 
     def _has_new_memory(self) -> None:
-        raise NotImplementedError
+        """What a leaf must note when its array was exchanged for one that nobody else holds."""
+        if isinstance(self.node, Leaf):
+            leaf = self.node
+            require_grad(self)
+            if (leaf.shape, leaf.dtype) == (self._data.shape, self._data.dtype):
+                self.node = leaf  # the same place in the graph, with the gradient gathered there

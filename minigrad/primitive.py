@@ -153,9 +153,8 @@ def primitive(
         parameters = _parameters(code)[1:]
         if variadic:
             parameters.append(code.co_varnames[code.co_argcount])
-        name = forward.__name__.lstrip(
-            "_"
-        )  # some public functions prepare the arguments of a private primitive
+        # Some public functions prepare the arguments of a private primitive.
+        name = forward.__name__.lstrip("_")
         op = OPS[name] = Op(name, forward, parameters, rules, variadic, hint)
         signature = ", ".join([*parameters[:-1], "*" * variadic + parameters[-1]])
         call = eval(f"lambda {signature}: apply(op, [{signature}])", {"apply": _apply, "op": op})

@@ -66,14 +66,6 @@ class Tensor(Operators):
         self._data = ops.tensor(value, device=backend.name if backend else None)._data
         self._has_new_memory()
 
-    def _has_new_memory(self) -> None:
-        """What a leaf must note when its array was exchanged for one that nobody else holds."""
-        if isinstance(self.node, Leaf):
-            leaf = self.node
-            require_grad(self)
-            if (leaf.shape, leaf.dtype) == (self._data.shape, self._data.dtype):
-                self.node = leaf  # the same place in the graph, with the gradient gathered there
-
     @property
     def shape(self) -> tuple[int, ...]:
         """The sizes of its axes."""
@@ -163,9 +155,8 @@ class Tensor(Operators):
         elif not requires_grad:
             self.node = None
         elif self.node is None:
-            copied = wrap(_backend(self).xp.asarray(self._data, copy=True))
-            require_grad(copied)
-            self._data, self.node, self.home = copied._data, copied.node, copied.home
+            require_grad(self)
+            self._data = _backend(self).xp.asarray(self._data, copy=True)
         return self
 
     def detach(self) -> "Tensor":

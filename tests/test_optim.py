@@ -21,6 +21,11 @@ def problem(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return [random.normal(size=s) for s in shapes], [random.normal(size=s) for s in shapes]
 
 
+def slope(p: Any, target: Any, t: int, i: int) -> Any:
+    """The gradient of parameter i in step t, in whichever library p is of."""
+    return (p - target) * (1 + 0.5 * math.sin(t)) + 0.1 * math.cos(3 * t + i)
+
+
 def run(make, steps: int, seed: int = 0, skip: int | None = None) -> list[np.ndarray]:
     """Parameters after `steps`; the gradients depend on the parameters, and change from step to step."""
     start, targets = problem(seed)
@@ -28,7 +33,7 @@ def run(make, steps: int, seed: int = 0, skip: int | None = None) -> list[np.nda
     optimizer = make(params)
     for t in range(steps):
         for i, (p, target) in enumerate(zip(params, targets, strict=True)):
-            g = (p.detach() - mg.tensor(target)) * (1 + 0.5 * math.sin(t)) + 0.1 * math.cos(3 * t + i)
+            g = slope(p.detach(), mg.tensor(target), t, i)
             p.grad = None if skip == i and t % 3 == 0 else g
         optimizer.step()
     return [p.detach().numpy() for p in params]
@@ -41,7 +46,7 @@ def run_torch(make, steps: int, skip: int | None = None) -> list[np.ndarray]:
     optimizer = make(torch.optim, params)
     for t in range(steps):
         for i, (p, target) in enumerate(zip(params, targets, strict=True)):
-            g = (p.detach() - torch.tensor(target)) * (1 + 0.5 * math.sin(t)) + 0.1 * math.cos(3 * t + i)
+            g = slope(p.detach(), torch.tensor(target), t, i)
             p.grad = None if skip == i and t % 3 == 0 else g
         optimizer.step()
     return [p.detach().numpy() for p in params]
@@ -122,7 +127,7 @@ def radam_written_out(steps: int, unrectified: str, lr=0.05, betas=(0.9, 0.999),
     for i, (p0, target) in enumerate(zip(start, targets, strict=True)):
         theta, m, v = p0.astype(float), np.zeros_like(p0), np.zeros_like(p0)
         for t in range(1, steps + 1):
-            g = (theta - target) * (1 + 0.5 * math.sin(t - 1)) + 0.1 * math.cos(3 * (t - 1) + i)
+            g = slope(theta, target, t - 1, i)
             m = b1 * m + (1 - b1) * g
             v = b2 * v + (1 - b2) * g**2
             m_hat, v_hat = m / (1 - b1**t), v / (1 - b2**t)

@@ -43,8 +43,7 @@ def _read(op: str, data: Any, dtype: Any) -> numpy.ndarray:
         array = numpy.asarray(data)
     except ValueError as error:
         raise ValueError(f"{op}: {error}") from error
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{op}: cannot hold {array.dtype}; tensors are of bools, integers or real floats")
+    refuse_dtype(op, array.dtype)
     first = data
     while isinstance(first, (list, tuple)) and first:
         first = first[0]

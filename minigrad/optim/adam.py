@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..backend import Array
-from ..ops import maximum
-from .optimizer import Optimizer, zeros_like
+from ..ops import maximum, zeros_like
+from .optimizer import Optimizer
 
 
 def moments(g: Array, state: dict[str, Any], beta1: float, beta2: float) -> tuple[Array, Array]:

@@ -219,12 +219,5 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, numpy.number))
 
 
-def zeros_like(x: Array) -> Array:
-    """State to begin with: an array, also where x is the scalar that NumPy makes of a 0-d result."""
-    backend = of(x)
-    assert backend is not None
-    return backend.xp.zeros_like(x)
-
-
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key != "params"}

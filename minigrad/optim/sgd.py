@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..backend import Array
-from .optimizer import Optimizer, zeros_like
+from ..ops import zeros_like
+from .optimizer import Optimizer
 
 
 class SGD(Optimizer):
