@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.optim import SGD, Adam, Optimizer, RAdam
+from minigrad.optim import SGD, Adam, AdamW, Optimizer, RAdam
 from minigrad.optim.radam import rectification, rho, rho_infinity
 
 
@@ -281,7 +281,7 @@ def test_groups_have_settings_of_their_own():
     np.testing.assert_allclose([a.item(), b.item()], [0.9, 0.0], atol=1e-7)
     optimizer.zero_grad()
     assert a.grad is None
-    assert "group 1 (1 parameters): lr=0.5" in repr(optimizer)
+    assert "group 1 head (1 parameters): lr=0.5" in repr(optimizer)
 
 
 @pytest.mark.parametrize(
@@ -417,4 +417,4 @@ def test_bad_arguments(make, error, message):
 
 def test_every_optimizer_is_compared():
     made = {v for v in vars(mg.optim).values() if isinstance(v, type) and issubclass(v, Optimizer)}
-    assert made - {Optimizer} == {SGD, Adam, RAdam}
+    assert made - {Optimizer} == {SGD, Adam, AdamW, RAdam}

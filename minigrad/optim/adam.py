@@ -1,24 +1,65 @@
 """Adam, and its variants AdamW (decoupled decay) and AMSGrad."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..backend import Array
-from ..ops import maximum, zeros_like
+from ..kernels import ElementwiseKernel
+from ..ops import maximum, sqrt
 from .optimizer import Optimizer
 
 
-def moments(g: Array, state: dict[str, Any], beta1: float, beta2: float) -> tuple[Array, Array]:
-    """Move the running means m of g and v of g² on by a step, in place; both begin at 0."""
-    if not state:
-        state.update(step=0, exp_avg=zeros_like(g), exp_avg_sq=zeros_like(g))
-    state["step"] += 1
-    m, v = state["exp_avg"], state["exp_avg_sq"]
-    m += (1 - beta1) * (g - m)
-    v *= beta2
-    v += (1 - beta2) * g * g
-    return m, v
+def reference(g, sign, decay, shrink, rest1, beta2, rest2, step_size, eps, p, m, v):
+    """m ← m + (1 - β1)(g - m); v ← β2 v + (1 - β2) g²; θ ← shrink θ - step_size m / (√v + eps)."""
+    g = sign * g + decay * p
+    m = m + rest1 * (g - m)
+    v = beta2 * v + rest2 * g * g
+    return shrink * p - step_size * m / (sqrt(v) + eps), m, v
+
+
+kernel = ElementwiseKernel(
+    "P g, T sign, T decay, T shrink, T rest1, T beta2, T rest2, T step_size, T eps",
+    "P p, T m, T v",
+    """
+    T old = p;
+    T slope = sign * g + decay * old;
+    T mean = m + rest1 * (slope - m);
+    T square = beta2 * v + rest2 * slope * slope;
+    m = mean;
+    v = square;
+    p = shrink * old - step_size * mean / (sqrt(square) + eps);
+    """,
+    "adam",
+    reference=reference,
+)
+
+
+def amsgrad_reference(g, sign, decay, shrink, rest1, beta2, rest2, step_size, eps, p, m, v, largest):
+    """The same with the largest v so far in the root."""
+    g = sign * g + decay * p
+    m = m + rest1 * (g - m)
+    v = beta2 * v + rest2 * g * g
+    largest = maximum(largest, v)
+    return shrink * p - step_size * m / (sqrt(largest) + eps), m, v, largest
+
+
+amsgrad_kernel = ElementwiseKernel(
+    kernel.in_params,
+    "P p, T m, T v, T largest",
+    """
+    T old = p;
+    T slope = sign * g + decay * old;
+    T mean = m + rest1 * (slope - m);
+    T square = beta2 * v + rest2 * slope * slope;
+    T top = square > largest || isnan(square) ? square : largest;
+    m = mean;
+    v = square;
+    largest = top;
+    p = shrink * old - step_size * mean / (sqrt(top) + eps);
+    """,
+    "adam_amsgrad",
+    reference=amsgrad_reference,
+)
 
 
 def bias(beta: float, t: int) -> float:
@@ -26,29 +67,12 @@ def bias(beta: float, t: int) -> float:
     return -math.expm1(t * math.log(beta)) if beta else 1.0
 
 
-def with_decay(p: Array, g: Array, group: dict[str, Any]) -> Array:
-    """The gradient to go by: turned over to maximize, and with coupled decay; decoupled decay is done."""
-    decay = group["weight_decay"]
-    if group["maximize"]:
-        g = -g
-    if decay and group["decoupled_weight_decay"]:
-        p *= 1 - group["lr"] * decay
-    elif decay:
-        g = g + decay * p
-    return g
-
-
-def adam(p: Array, m: Array, v: Array, *, step_size: float, eps: float) -> None:
-    """θ ← θ - step_size m / (√v + eps), in place.
-
-    With bias-corrected means m̂ = m / (1 - β1^t) and v̂ = v / (1 - β2^t) the textbook's
-    θ - lr m̂ / (√v̂ + ε) is this with step_size = lr √(1 - β2^t) / (1 - β1^t) and eps = ε √(1 - β2^t).
-    """
-    update = v**0.5
-    update += eps
-    update = m / update
-    update *= step_size
-    p -= update
+def slope_scalars(group: dict[str, Any], decays: bool = True) -> tuple[float, float, float]:
+    """sign, decay and shrink: g turned over to maximize, and the coupled or the decoupled decay."""
+    sign, decay = -1.0 if group["maximize"] else 1.0, group["weight_decay"]
+    if not group["decoupled_weight_decay"]:
+        return sign, decay, 1.0
+    return sign, 0.0, 1.0 - group["lr"] * decay if decays else 1.0
 
 
 class Adam(Optimizer):
@@ -69,6 +93,8 @@ class Adam(Optimizer):
     Raises:
         TypeError, ValueError: parameters that cannot be optimized, settings out of range.
     """
+
+    state_names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     def __init__(
         self,
@@ -93,16 +119,38 @@ class Adam(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def kernel(self, group: dict[str, Any]) -> tuple[ElementwiseKernel, Sequence[str]]:
+        return (amsgrad_kernel, self.state_names) if group["amsgrad"] else (kernel, self.state_names[:2])
+
+    def scalars(self, group: dict[str, Any], t: int) -> tuple[Any, ...]:
+        # The textbook's lr m̂ / (√v̂ + ε), with m̂ = m / (1 - β1^t) and v̂ = v / (1 - β2^t), in terms of m and v.
         beta1, beta2 = group["betas"]
-        g = with_decay(p, g, group)
-        m, v = moments(g, state, beta1, beta2)
-        if group["amsgrad"]:
-            largest = state.get("max_exp_avg_sq")
-            if largest is None:
-                largest = state["max_exp_avg_sq"] = zeros_like(v)
-            largest[...] = maximum(largest, v)
-            v = largest
-        t = state["step"]
         root = math.sqrt(bias(beta2, t))
-        adam(p, m, v, step_size=group["lr"] * root / bias(beta1, t), eps=group["eps"] * root)
+        step_size = group["lr"] * root / bias(beta1, t)
+        return (*slope_scalars(group), 1 - beta1, beta2, 1 - beta2, step_size, group["eps"] * root)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019): θ also shrinks by lr * weight_decay.
+
+    Names, order, defaults and results are those of `torch.optim.AdamW`; see `Adam`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ):
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True
+        )
+
+    def check(self, group: dict[str, Any]) -> None:
+        super().check(group)
+        self._require(group, "decoupled_weight_decay", lambda v: v is True, "be True; Adam has the other one")

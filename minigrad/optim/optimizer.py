@@ -1,36 +1,51 @@
-"""What all optimizers share: parameter groups, per-parameter state, and saving both."""
+"""What all optimizers share: parameter groups, steps, state, and saving it."""
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import is_not
+from types import MappingProxyType
 from typing import Any
 
 import numpy
 
 from .. import ops
 from ..autograd import Leaf
-from ..backend import Array, is_floating, of
+from ..backend import Array, is_floating
+from ..kernels import ElementwiseKernel
 from ..tensor import Tensor
+from .flat import Flat
+from .skipping import Verdict, judged
+from .state import dumped, loaded, settings
 
 
 class Optimizer:
-    """The base of all optimizers: a subclass defines `update`, which changes one parameter.
+    """The base of all optimizers: a subclass gives the kernel of its rule, and the scalars of a step.
+
+    Parameters of one group, dtype and device are moved to one row of memory at the first step, and
+    stepped by one launch of the kernel; the arrays of the parameters are views into the row.
 
     Attributes:
-        param_groups: dicts, each with `params` (a list of tensors) and its own settings. A setting may
-            be changed between steps: `optimizer.param_groups[0]["lr"] = 1e-4`.
-        state: for each parameter that has been stepped, a dict of arrays and numbers.
+        param_groups: dicts, each with `params` (a list of tensors) and its own settings, and a `name` if
+            it was given one. Settings may be changed between steps: `optimizer.param_groups[0]["lr"] = 1e-4`.
+        defaults: the settings of groups that have none of their own.
 
     A parameter without a gradient is left alone: no decay, and no step is counted. float16 parameters
     have float32 state, and their steps are computed in float32.
     """
 
+    state_names: tuple[str, ...] = ()
+    """The arrays that a parameter's state may hold, under torch's names."""
+
+    counts_steps = True
+    """Whether the state of a parameter says how many steps it has been taken."""
+
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
         name = type(self).__name__
         if isinstance(params, (Tensor, set, dict, str)) or not isinstance(params, Iterable):
             raise TypeError(
-                f"{name}: params must be an ordered iterable of tensors or of groups (dicts with 'params'), "
-                f"such as model.parameters(), got {type(params).__name__}"
+                f"{name}: params must be an ordered iterable of tensors, of (name, tensor) pairs or of "
+                f"groups (dicts with 'params'), such as model.parameters(), got {type(params).__name__}"
             )
         groups = list(params)
         if not groups:
@@ -39,19 +54,34 @@ class Optimizer:
             groups = [{"params": groups}]
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
-        self.state: dict[Tensor, dict[str, Any]] = {}
+        self._flats: dict[int, tuple[list[Array], list[Flat]]] = {}  # by the id of their group
+        self._unplaced: dict[Tensor, dict[str, Any]] = {}  # state of parameters that are in no row yet
+        self._verdict: Verdict | None = None
+        self._skipped = 0
         for group in groups:
-            self._add(name, group)
+            self.add_param_group(group)
 
-    def _add(self, name: str, group: dict[str, Any]) -> None:
-        unknown = [key for key in group if key not in ("params", "name", *self.defaults)]
+    # --- groups ------------------------------------------------------------------------------------
+
+    def add_param_group(self, group: dict[str, Any]) -> None:
+        """Add a dict of `params` and of settings that shall differ from the defaults; maybe a `name`.
+
+        Raises:
+            TypeError, ValueError: parameters that cannot be optimized or are in another group, unknown
+                settings, or settings out of range. Nothing has changed then.
+        """
+        name = type(self).__name__
+        known_keys = ("params", "param_names", "name", "initial_lr", *self.defaults)
+        unknown = [key for key in group if key not in known_keys]
         if "params" not in group or unknown:
             problem = f"has unknown settings {unknown}" if unknown else "has no 'params'"
             raise ValueError(f"{name}: a parameter group {problem}; settings are {list(self.defaults)}")
-        params = group["params"]
-        if isinstance(params, set):
+        if isinstance(group["params"], set):
             raise TypeError(f"{name}: a set of parameters has no order; pass a list")
-        params = [params] if isinstance(params, Tensor) else list(params)
+        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        if params and all(isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) for p in params):
+            group = {**group, "param_names": [p[0] for p in params]}
+            params = [p[1] for p in params]
         known = {id(p) for other in self.param_groups for p in other["params"]}
         for i, p in enumerate(params):
             if not isinstance(p, Tensor):
@@ -90,18 +120,25 @@ class Optimizer:
 
     # --- stepping ----------------------------------------------------------------------------------
 
-    def update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Change the array `p` in place, given its gradient `g` and what `state` remembers of it.
+    def kernel(self, group: dict[str, Any]) -> tuple[ElementwiseKernel, Sequence[str]]:
+        """The kernel for the settings of `group`, and the names of the state that it changes.
 
-        `g` is to be read only. `state` is empty at the first step.
+        Its inputs are the gradient and then what `scalars` gives; its outputs are the parameter and the
+        state. A kernel without state has `raw T unused` as its last input, to say what type T is.
         """
         raise NotImplementedError
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def scalars(self, group: dict[str, Any], t: int) -> tuple[Any, ...]:
+        """The kernel's scalars in step `t`, counted from 1; computed in float64."""
+        raise NotImplementedError
+
+    def step(self, closure: Callable[[], Any] | None = None, *, skip_nonfinite: bool = False) -> Any:
         """Change every parameter that has a gradient.
 
         Args:
             closure: computes the loss and the gradients anew, and returns the loss.
+            skip_nonfinite: change nothing at all if any gradient has a NaN or an infinity, and count that
+                in `skipped`. On a GPU this is decided there: the CPU does not wait for it.
 
         Returns:
             What the closure returned, if there is one.
@@ -110,27 +147,83 @@ class Optimizer:
             ValueError: a gradient does not fit its parameter; nothing has changed then.
         """
         loss = closure() if closure is not None else None
-        due = []
-        for group in self.param_groups:
-            for p in group["params"]:
-                if isinstance(p.node, Leaf) and p.grad is not None:
-                    g = p.grad._data
-                    if g.shape != p._data.shape or of(g) is not of(p._data):
-                        raise ValueError(
-                            f"{type(self).__name__}: a gradient of shape {p.grad.shape} on {p.grad.device!r} "
-                            f"for a parameter of shape {p.shape} on {p.device!r}"
-                        )
-                    due.append((p, g, group))
-        for p, g, group in due:
-            p.home.version += 1
-            state = self.state.setdefault(p, {})
-            if p._data.dtype == numpy.float16:
-                wide = p._data.astype(numpy.float32)
-                self.update(wide, g.astype(numpy.float32), state, group)
-                p._data[...] = wide
-            else:
-                self.update(p._data, g, state, group)
+        self._settle()
+        name = type(self).__name__
+        due = [
+            (group, run)
+            for group in self.param_groups
+            for flat in self._arranged(group)
+            for run in flat.runs(name)
+        ]
+        if skip_nonfinite:
+            due, self._verdict = judged(due)
+            if self._verdict is None:
+                self._skipped += 1
+                return loss
+        for group, run in due:
+            kernel, names = self.kernel(group)
+            scalars = self.scalars(group, run.steps + 1)
+            for p in run.params:
+                p.home.version += 1  # pyright: ignore[reportOptionalMemberAccess] - a leaf has one
+            run.flat.launch(kernel, names, scalars, run, self._verdict and self._verdict.flag)
+            if names:
+                run.add_steps(1)
         return loss
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped because a gradient was not finite."""
+        self._settle()
+        return self._skipped
+
+    def _settle(self) -> None:
+        """Take back the count of the last step if the GPU found that it had to be skipped."""
+        if self._verdict is not None and not self._verdict.positive():
+            self._skipped += 1
+            for run in self._verdict.runs:
+                run.add_steps(-1)
+        self._verdict = None
+
+    def _arranged(self, group: dict[str, Any]) -> list[Flat]:
+        """The rows of a group, with the values in them that its parameters have now."""
+        params = group["params"]
+        views, flats = self._flats.get(id(group), ((), []))
+        if len(views) == len(params) and not any(map(is_not, [p._data for p in params], views)):
+            return flats
+        kinds: dict[Any, list[Tensor]] = {}
+        for p in params:
+            kinds.setdefault((p.device, p.dtype), []).append(p)
+        if len(flats) == len(kinds) and all(
+            flat.fits(own) for flat, own in zip(flats, kinds.values(), strict=True)
+        ):
+            for flat in flats:
+                flat.adopt()
+        else:
+            flats = self._placed(list(kinds.values()))
+        views = {p: view for flat in flats for p, view in zip(flat.params, flat.views, strict=True)}
+        self._flats[id(group)] = [views[p] for p in params], flats
+        return flats
+
+    def _placed(self, lists: list[list[Tensor]]) -> list[Flat]:
+        """New rows for these parameters, with the state that they have."""
+        for p, values in self.state.items():
+            self._unplaced[p] = dict(values)
+        groups = {id(group) for group in self.param_groups}
+        self._flats = {key: value for key, value in self._flats.items() if key in groups}
+        flats = []
+        for params in lists:
+            for p in params:
+                for key, value in self._unplaced.get(p, {}).items():
+                    if key != "step" and value.shape != p.shape:
+                        raise ValueError(
+                            f"{type(self).__name__}: a parameter is now {p.shape}, and its {key!r} "
+                            f"{value.shape}; make a new optimizer for it"
+                        )
+            flats.append(Flat(params))
+            for k, p in enumerate(params):
+                if p in self._unplaced:
+                    flats[-1].set_state(k, self._unplaced.pop(p))
+        return flats
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters; or with `set_to_none=False` set them to 0."""
@@ -141,75 +234,61 @@ class Optimizer:
 
     # --- saving ------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    @property
+    def state(self) -> Mapping[Tensor, Mapping[str, Any]]:
+        """For each parameter that has been stepped, its arrays and its number of steps; to be read.
+
+        The arrays are the optimizer's own, and what is written into them counts.
+        """
+        self._settle()
+        state = dict(self._unplaced)
+        for _, flats in self._flats.values():
+            for flat in flats:
+                for k, p in enumerate(flat.params):
+                    if flat.steps[k]:
+                        state[p] = flat.state_of(k)
+        return MappingProxyType(state)
+
+    def state_dict(self, array: Callable[[Any], Any] | None = None) -> dict[str, Any]:
         """Settings and state as a copy, in torch's form: parameters are numbered in their order.
 
-        `{"state": {0: {"step": 1, …}, …}, "param_groups": [{"lr": …, "params": [0, …]}, …]}`; the arrays
-        in it are NumPy arrays.
-        """
-        number = self._numbers()
-        state = {
-            number[p]: {k: ops.asarray(v).numpy() if of(v) is not None else v for k, v in values.items()}
-            for p, values in self.state.items()
-        }
-        groups = [
-            {**copy.deepcopy(_settings(group)), "params": [number[p] for p in group["params"]]}
-            for group in self.param_groups
-        ]
-        return {"state": dict(sorted(state.items())), "param_groups": groups}
+        `{"state": {0: {"step": 1, …}, …}, "param_groups": [{"lr": …, "params": [0, …]}, …]}`, with
+        `"param_names"` in the groups whose parameters were given with names.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave: settings and state, copied to the parameters' devices.
+        Args:
+            array: makes something else of the NumPy arrays and of the steps. With torch's,
+                `theirs.load_state_dict(ours.state_dict(array=torch.as_tensor))` goes over to torch.
+        """
+        return dumped(self, array)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, here or in torch: settings and state, copied to the devices.
+
+        Groups and their parameters are matched in their order, or by name where both sides have names.
+        torch's settings of how to compute (`foreach`, `fused`, `capturable`, `differentiable`) are left out.
 
         Raises:
-            ValueError: the groups have other sizes, a setting is unknown or out of range, or an array has
-                another shape than its parameter. Nothing has changed then.
+            ValueError: the groups have other sizes, names differ, a setting is unknown or out of range,
+                or state is missing, unknown, or of another shape or a wider dtype. Nothing has changed then.
         """
-        name = type(self).__name__
-        saved = state_dict["param_groups"]
-        sizes, own = [len(g["params"]) for g in saved], [len(g["params"]) for g in self.param_groups]
-        if sizes != own:
-            raise ValueError(f"{name}: the saved groups have {sizes} parameters, this optimizer's {own}")
-        groups = []
-        for group, other in zip(self.param_groups, saved, strict=True):
-            settings = copy.deepcopy(_settings(other))
-            unknown = [key for key in settings if key not in ("name", *self.defaults)]
-            if unknown:
-                raise ValueError(f"{name}: the saved state has unknown settings {unknown}")
-            groups.append({**group, **settings, "params": group["params"]})
-            self.check(groups[-1])
-        place = {
-            n: p
-            for g, other in zip(groups, saved, strict=True)
-            for p, n in zip(g["params"], other["params"], strict=True)
-        }
-        state = {}
-        for n, values in state_dict["state"].items():
-            if n not in place:
-                raise ValueError(f"{name}: the saved state has a parameter {n!r} that is in no group")
-            state[place[n]] = {key: self._loaded(n, place[n], key, v) for key, v in values.items()}
-        self.param_groups, self.state = groups, state
+        groups, state = loaded(self, state_dict)
+        self._settle()
+        self.param_groups, self._unplaced, self._flats = groups, state, {}
 
-    def _loaded(self, n: int, p: Tensor, key: str, value: Any) -> Any:
-        if key == "step":
-            return int(value)
-        if value is None or isinstance(value, (int, float)):
-            return value
-        if tuple(value.shape) != p.shape:
-            raise ValueError(
-                f"{type(self).__name__}: {key!r} of parameter {n} has shape {tuple(value.shape)}, "
-                f"the parameter {p.shape}"
-            )
-        return ops.tensor(ops.asarray(value), device=p.device)._data
-
-    def _numbers(self) -> dict[Tensor, int]:
-        params = [p for group in self.param_groups for p in group["params"]]
-        return {p: n for n, p in enumerate(params)}
+    def __getstate__(self) -> dict[str, Any]:
+        # A copied view is no view: rows are left out, and made anew.
+        state = {p: copy.copy(dict(values)) for p, values in self.state.items()}
+        return {**vars(self), "_unplaced": state, "_flats": {}, "_verdict": None}
 
     def __repr__(self) -> str:
         groups = [
-            f"  group {i} ({len(group['params'])} parameters): "
-            + ", ".join(f"{key}={value}" for key, value in _settings(group).items())
+            f"  group {i} {group.get('name', '')}".rstrip()
+            + f" ({len(group['params'])} parameters): "
+            + ", ".join(
+                f"{key}={value}"
+                for key, value in settings(group).items()
+                if key not in ("name", "param_names")
+            )
             for i, group in enumerate(self.param_groups)
         ]
         return "\n".join([f"{type(self).__name__}(", *groups, ")"])
@@ -217,7 +296,3 @@ class Optimizer:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, numpy.number))
-
-
-def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key != "params"}

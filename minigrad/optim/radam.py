@@ -7,11 +7,12 @@ to, and r_t, which grows from 0 to 1 with it, takes out the variance that they l
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..backend import Array
-from .adam import adam, bias, moments, with_decay
+from ..kernels import ElementwiseKernel
+from ..ops import sqrt
+from .adam import bias, slope_scalars
 from .optimizer import Optimizer
 
 _UNRECTIFIED = ("momentum", "adam", "skip")
@@ -46,6 +47,31 @@ def rectification(t: int, beta2: float) -> float:
     """r_t = √[ (ρ_t - 4)(ρ_t - 2) ρ_∞ / ((ρ_∞ - 4)(ρ_∞ - 2) ρ_t) ], where ρ_t > 4."""
     p, limit = rho(t, beta2), rho_infinity(beta2)
     return math.sqrt((p - 4) / (limit - 4) * ((p - 2) / (limit - 2)) * (limit / p))
+
+
+def reference(g, sign, decay, shrink, rest1, beta2, rest2, step_size, eps, adaptive, p, m, v):
+    """Adam's step, or without `adaptive` that of momentum; see `RAdam.scalars` for when and how large."""
+    g = sign * g + decay * p
+    m = m + rest1 * (g - m)
+    v = beta2 * v + rest2 * g * g
+    return shrink * p - step_size * (m / (sqrt(v) + eps) if adaptive else m), m, v
+
+
+kernel = ElementwiseKernel(
+    "P g, T sign, T decay, T shrink, T rest1, T beta2, T rest2, T step_size, T eps, bool adaptive",
+    "P p, T m, T v",
+    """
+    T old = p;
+    T slope = sign * g + decay * old;
+    T mean = m + rest1 * (slope - m);
+    T square = beta2 * v + rest2 * slope * slope;
+    m = mean;
+    v = square;
+    p = shrink * old - step_size * (adaptive ? mean / (sqrt(square) + eps) : mean);
+    """,
+    "radam",
+    reference=reference,
+)
 
 
 class RAdam(Optimizer):
@@ -86,6 +112,8 @@ class RAdam(Optimizer):
     True
     """
 
+    state_names = ("exp_avg", "exp_avg_sq")
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -123,20 +151,18 @@ class RAdam(Optimizer):
                 stacklevel=2,
             )
 
-    def update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
-        lr, eps, (beta1, beta2) = group["lr"], group["eps"], group["betas"]
-        t = state.get("step", 0) + 1
+    def kernel(self, group: dict[str, Any]) -> tuple[ElementwiseKernel, Sequence[str]]:
+        return kernel, self.state_names
+
+    def scalars(self, group: dict[str, Any], t: int) -> tuple[Any, ...]:
+        lr, eps, (beta1, beta2), rule = group["lr"], group["eps"], group["betas"], group["unrectified"]
         rectified = rho(t, beta2) > group["threshold"]
-        skipped = not rectified and group["unrectified"] == "skip"
-        g = with_decay(p, g, {**group, "lr": 0.0} if skipped else group)
-        m, v = moments(g, state, beta1, beta2)
-        if skipped:
-            return
-        step_size = lr / bias(beta1, t)
-        if not rectified and group["unrectified"] == "momentum":
-            p -= step_size * m
-            return
-        root = math.sqrt(bias(beta2, t))
-        if group["unrectified"] == "adam":
-            eps *= root
-        adam(p, m, v, step_size=step_size * root * (rectification(t, beta2) if rectified else 1.0), eps=eps)
+        skipped = rule == "skip" and not rectified
+        step_size = 0.0 if skipped else lr / bias(beta1, t)
+        adaptive = rectified or rule == "adam"
+        if adaptive:
+            root = math.sqrt(bias(beta2, t))
+            step_size *= root * (rectification(t, beta2) if rectified else 1.0)
+            eps *= root if rule == "adam" else 1.0
+        slope = slope_scalars(group, decays=not skipped)
+        return (*slope, 1 - beta1, beta2, 1 - beta2, step_size, eps, adaptive)

@@ -1,11 +1,46 @@
 """Stochastic gradient descent, with momentum."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..backend import Array
-from ..ops import zeros_like
+from ..kernels import ElementwiseKernel
 from .optimizer import Optimizer
+
+
+def plain_reference(g, sign, decay, lr, unused, p):
+    """θ ← θ - lr (g + decay θ)."""
+    return p - lr * (sign * g + decay * p)
+
+
+plain = ElementwiseKernel(
+    "P g, T sign, T decay, T lr, raw T unused",
+    "P p",
+    "T old = p; p = old - lr * (sign * g + decay * old)",
+    "sgd",
+    reference=plain_reference,
+)
+
+
+def momentum_reference(g, sign, decay, lr, mu, gain, nesterov, p, b):
+    """b ← μ b + gain g; θ ← θ - lr b, or with Nesterov's momentum θ - lr (g + μ b)."""
+    g = sign * g + decay * p
+    b = mu * b + gain * g
+    return p - lr * (g + mu * b if nesterov else b), b
+
+
+with_momentum = ElementwiseKernel(
+    "P g, T sign, T decay, T lr, T mu, T gain, bool nesterov",
+    "P p, T b",
+    """
+    T old = p;
+    T slope = sign * g + decay * old;
+    T velocity = mu * b + gain * slope;
+    b = velocity;
+    p = old - lr * (nesterov ? slope + mu * velocity : velocity);
+    """,
+    "sgd_momentum",
+    reference=momentum_reference,
+)
 
 
 class SGD(Optimizer):
@@ -35,6 +70,9 @@ class SGD(Optimizer):
     [0.800000011920929, 1.600000023841858]
     """
 
+    state_names = ("momentum_buffer",)
+    counts_steps = False  # in what is saved, as in torch
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -61,19 +99,12 @@ class SGD(Optimizer):
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("SGD: nesterov needs a momentum above 0 and no dampening")
 
-    def update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
-        mu, decay = group["momentum"], group["weight_decay"]
-        if group["maximize"]:
-            g = -g
-        if decay:
-            g = g + decay * p
-        if mu:
-            b = state.get("momentum_buffer")
-            if b is None:
-                b = state["momentum_buffer"] = zeros_like(p)
-                b += g
-            else:
-                b *= mu
-                b += (1 - group["dampening"]) * g
-            g = g + mu * b if group["nesterov"] else b
-        p -= group["lr"] * g
+    def kernel(self, group: dict[str, Any]) -> tuple[ElementwiseKernel, Sequence[str]]:
+        return (with_momentum, self.state_names) if group["momentum"] else (plain, ())
+
+    def scalars(self, group: dict[str, Any], t: int) -> tuple[Any, ...]:
+        slope = -1.0 if group["maximize"] else 1.0, group["weight_decay"], group["lr"]
+        if not group["momentum"]:
+            return slope
+        gain = 1.0 if t == 1 else 1.0 - group["dampening"]
+        return (*slope, group["momentum"], gain, group["nesterov"])

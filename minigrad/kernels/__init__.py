@@ -1,0 +1,5 @@
+"""Kernels: one text of C++ for an element, run over NumPy arrays by the CPU and over CuPy's by the GPU."""
+
+from .elementwise import KERNELS, ElementwiseKernel
+
+__all__ = ["KERNELS", "ElementwiseKernel"]

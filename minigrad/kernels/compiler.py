@@ -1,0 +1,216 @@
+"""From C++ source to a function: which compiler, with which flags, and when to do without."""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy
+
+from . import cache
+
+TIMEOUT = 60.0
+"""Seconds that a compiler may take; a kernel takes it about half of one."""
+
+# No -ffast-math: linked with it, a library makes the whole process flush subnormal numbers to zero when
+# it is loaded, and the compiler takes NaN to be impossible. These three are what vectors need of it.
+_MATH = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+_SHARED = ("-std=c++17", "-shared", "-fPIC", "-x", "c++")
+_SYSTEM = {"win32": ("-static",), "darwin": ()}.get(sys.platform, ("-pthread", "-s"))
+FLAGS = (
+    ("-O3", "-march=native", *_MATH, *_SHARED, *_SYSTEM),
+    ("-O3", "-mcpu=native", *_MATH, *_SHARED, *_SYSTEM),
+    ("-O2", *_SHARED),
+)
+"""Sets of flags, the best first; the first one that the compiler takes is used."""
+
+
+class Compiler(NamedTuple):
+    """A C++ compiler on this machine."""
+
+    path: str
+    identity: str
+    """What a kernel compiled by it depends on besides source and flags: the compiler, and the CPU."""
+
+
+class CompileError(RuntimeError):
+    """A kernel's own text is wrong: the message is the compiler's."""
+
+
+class UnavailableError(Exception):
+    """No kernel can be compiled on this machine; the message says why."""
+
+
+def enabled() -> bool:
+    """What the environment variable `MINIGRAD_KERNELS` says: `on` (the default) or `off`."""
+    mode = os.environ.get("MINIGRAD_KERNELS") or "on"
+    if mode not in ("on", "off"):
+        raise ValueError(f"MINIGRAD_KERNELS must be 'on' or 'off', got {mode!r}")
+    return mode == "on"
+
+
+@functools.cache
+def find() -> Compiler | None:
+    """The compiler that `CXX` names, or else the first of c++, g++ and clang++ on the PATH."""
+    for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
+        path = shutil.which(name)
+        if path:
+            real = os.path.realpath(path)
+            about = os.stat(real)
+            return Compiler(path, f"{real} {about.st_size} {about.st_mtime_ns} {_cpu()}")
+    return None
+
+
+def _cpu() -> str:
+    """This CPU's model and instruction sets: what was compiled for it may not run on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    kinds = ("model name", "flags", "Features", "CPU part")
+    return " ".join(sorted({line for line in lines if line.startswith(kinds)}))
+
+
+def compile_source(compiler: Compiler, flags: tuple[str, ...], source: str, library: Path) -> None:
+    """Compile `source` to the shared `library`.
+
+    Raises:
+        CompileError: the compiler says that something is wrong with it.
+        UnavailableError: the compiler could not be run, or did not come to an end in time.
+        OSError: there is no room for the result.
+    """
+    # From a pipe, so that no file name gets into the result: it depends on the source alone.
+    command = [compiler.path, *flags, "-o", str(library), "-"]
+    try:
+        # In a session of its own, so that the programs that the compiler starts can be stopped with it.
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=library.parent,
+            env={**os.environ, "LC_ALL": "C", "TMPDIR": str(library.parent)},
+        )
+    except OSError as error:
+        raise UnavailableError(f"{compiler.path} cannot be run: {error}") from error
+    with process:
+        try:
+            output, _ = process.communicate(source.encode(), timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise UnavailableError(f"{compiler.path} did not come to an end within {TIMEOUT:g} s") from None
+        finally:
+            if process.poll() is None:
+                if hasattr(os, "killpg"):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
+    message = output.decode(errors="replace").strip()
+    if "No space left" in message or "Disk quota" in message or "Read-only file system" in message:
+        raise OSError(message)
+    if process.returncode or not library.exists():
+        raise CompileError(f"{compiler.path} ended with {process.returncode}: {message[:4000]}")
+
+
+_lock = threading.Lock()
+_libraries: dict[str, ctypes.CDLL] = {}
+_unavailable: list[str] = []  # the reason, once it is known: a compiler that hangs is not asked twice
+
+
+def function(name: str, source: str) -> Any:
+    """The compiled function `name` of `source`: from this process, the cache folder, or the compiler.
+
+    Raises:
+        CompileError: the text is wrong.
+        UnavailableError: there is no compiler that works.
+    """
+    with _lock:
+        if _unavailable:
+            raise UnavailableError(*_unavailable)
+        if source not in _libraries:
+            try:
+                _libraries[source] = _library(name, source)
+            except UnavailableError as error:
+                _unavailable.append(str(error))
+                raise
+        found = getattr(_libraries[source], name)
+    found.argtypes = [ctypes.c_char_p]
+    found.restype = ctypes.c_int
+    return found
+
+
+def _library(name: str, source: str) -> ctypes.CDLL:
+    compiler = find()
+    if compiler is None:
+        raise UnavailableError("there is no C++ compiler on the PATH")
+    _check_layout()
+    keys = [
+        hashlib.sha256("\n".join((compiler.identity, *flags, source)).encode()).hexdigest()[:32]
+        for flags in FLAGS
+    ]
+    for key in keys:
+        found = cache.load(f"{name}-{key}")
+        if found is not None:
+            return found
+    problem: Exception | None = None
+    for flags, key in zip(FLAGS, keys, strict=True):
+        try:
+            return cache.make(f"{name}-{key}", functools.partial(compile_source, compiler, flags, source))
+        except CompileError as error:
+            problem = problem or error
+        except OSError as error:
+            raise UnavailableError(f"the compiled kernel could not be written or loaded: {error}") from error
+    assert problem is not None
+    raise problem
+
+
+def works() -> str | None:
+    """None if the compiler makes working functions; otherwise what is wrong. Tries the smallest one."""
+    try:
+        function("probe", 'extern "C" int probe(const char*) { return 0; }')
+    except (CompileError, UnavailableError) as error:
+        return str(error)
+    return None
+
+
+def _check_layout() -> None:
+    """Raise `UnavailableError` on a Python whose arrays do not lie in memory as CPython's and NumPy's do."""
+    probe = numpy.zeros(1)
+    at = ctypes.c_void_p.from_address(id(probe) + object.__basicsize__).value
+    if sys.implementation.name != "cpython" or at != probe.ctypes.data:
+        raise UnavailableError("arrays are laid out in another way than in CPython")
+
+
+_warned = False
+
+
+def warn_once(why: str) -> None:
+    """Say once that kernels are not compiled here, and what to do."""
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"minigrad: kernels are not compiled: {why}. Results are the same, but optimizer steps are "
+            "slower. Install a C++ compiler (g++ or clang++), or name it in the environment variable CXX; "
+            "MINIGRAD_KERNELS=off turns this message off",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+@functools.cache
+def threads() -> int:
+    """How many threads a kernel may use: the cores of this process, or fewer by OMP_NUM_THREADS."""
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, int(limit))) if limit.isdigit() else cores

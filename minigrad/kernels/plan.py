@@ -1,0 +1,148 @@
+"""How a kernel runs over NumPy arrays of certain dtypes: compiled, or by its reference."""
+
+import functools
+import itertools
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+
+from . import compiler
+from .source import Kind, Param, array_types, generate, layout
+
+enabled = compiler.enabled()
+
+SOUND, WRITABLE = 0x101, 0x501  # NumPy's flags for: in C order and aligned; and also writable
+
+_BLOCK = 1 << 14  # elements that the reference computes at a time, so that what it makes stays in the cache
+_WORTH_A_THREAD = 10 << 20  # bytes: one core passes over them in about twice the time that a thread takes
+
+
+class Plan:
+    """A kernel for arguments of certain kinds, which all are in C order.
+
+    Attributes:
+        function: the compiled loop; None where there is none, and the reference computes.
+    """
+
+    def __init__(self, kernel: Any, kinds: tuple[Kind, ...]):
+        self.kernel, self.kinds = kernel, kinds
+        self.function = self._compiled() if enabled else None
+        if self.function is None and kernel.reference is None:
+            raise RuntimeError(
+                f"{kernel.name}: was not compiled, and has no reference; install a C++ compiler, and do not "
+                "set MINIGRAD_KERNELS=off"
+            )
+        code = layout(kernel.params, kinds)
+        lists = sum(kind.form == "pieces" for kind in kinds)
+        self._packed = functools.cache(lambda count: struct.Struct(f"{code}{lists * count}P{count}n").pack)
+        self._dtypes = [id(dtype) for dtype in array_types(kernel.params, kinds).values()]
+        self._helpers = compiler.threads() - 1
+        self._bytes = sum(kind.dtype.itemsize for kind in kinds if kind.form != "scalar")
+
+    def _compiled(self) -> Any:
+        try:
+            return compiler.function(self.kernel.name, generate(self.kernel, self.kinds))
+        except compiler.UnavailableError as error:
+            compiler.warn_once(str(error))
+        except compiler.CompileError as error:
+            why = compiler.works()
+            if why is None and numpy.float16 not in [kind.dtype for kind in self.kinds]:
+                raise RuntimeError(f"{self.kernel.name}: its text cannot be compiled: {error}") from None
+            if why is not None:  # else it is a compiler that has no float16
+                compiler.warn_once(why)
+        return None
+
+    def run(self, n: int, args: Sequence[Any], stops: Sequence[int] = ()) -> None:
+        """Compute `n` elements. Where lists are among `args`, `stops` says where each piece ends.
+
+        Raises `ValueError` where outputs overlap.
+        """
+        if self.function is None or not enabled:
+            self._by_reference(n, args, stops)
+            return
+        values: list[Any] = [n, 1 + min(n * self._bytes // _WORTH_A_THREAD, self._helpers), *self._dtypes]
+        tables: list[Any] = []
+        for p, kind, arg in zip(self.kernel.params, self.kinds, args, strict=True):
+            if kind.form == "scalar":
+                values.append(arg)
+            elif kind.form == "pieces":
+                tables += map(id, arg)
+            else:
+                values.append(id(arg))
+                if p.raw:
+                    values.append(arg.size)
+        count = len(stops)
+        problem = self.function(self._packed(count)(*values, count, *tables, *stops))
+        if problem == 3:
+            self.run(n, self._plain(n, args, stops), stops)
+        elif problem == 1:
+            self.run(n, self._inputs_copied(args), stops)
+        elif problem == 2:
+            raise ValueError(f"{self.kernel.name}: two of its outputs overlap")
+        elif problem:
+            raise MemoryError(f"{self.kernel.name}: no memory for its threads")
+
+    def _plain(self, n: int, args: Sequence[Any], stops: Sequence[int]) -> list[Any]:
+        """`args` with every array as the compiled loop needs it. Raises `ValueError` where one cannot be."""
+        sizes = [stop - start for start, stop in itertools.pairwise((0, *stops))]
+
+        def plain(p: Param, kind: Kind, array: Any, size: int) -> Any:
+            sound = array.flags.num & SOUND == SOUND
+            if array.dtype != kind.dtype or array.size != size or (p.out and not sound):
+                raise ValueError(
+                    f"{self.kernel.name}: {p.name!r} is {array.shape} {array.dtype}"
+                    f"{'' if sound else ', not in C order'}; expected {size} elements of {kind.dtype}"
+                )
+            # A view, since equal dtypes may be several objects.
+            return (array if sound else array.copy()).view(kind.dtype)
+
+        return [
+            [plain(p, kind, a, size) for a, size in zip(arg, sizes, strict=True)]
+            if kind.form == "pieces"
+            else plain(p, kind, arg, arg.size if p.raw else n)
+            if kind.form == "array"
+            else arg
+            for p, kind, arg in zip(self.kernel.params, self.kinds, args, strict=True)
+        ]
+
+    def _inputs_copied(self, args: Sequence[Any]) -> list[Any]:
+        return [
+            [a.copy() for a in arg] if kind.form == "pieces" else arg.copy() if kind.form == "array" else arg
+            for kind, arg in zip(self.kinds[: self.kernel.nin], args, strict=False)
+        ] + list(args[self.kernel.nin :])
+
+    def _by_reference(self, n: int, args: Sequence[Any], stops: Sequence[int]) -> None:
+        nin, reference = self.kernel.nin, self.kernel.reference
+        assert reference is not None
+        arrays = [arg if isinstance(arg, list) else [arg] for arg in args]
+        outs = [out for arg in arrays[nin:] for out in arg]
+        if any(numpy.may_share_memory(a, b) for a, b in itertools.combinations(outs, 2)):
+            raise ValueError(f"{self.kernel.name}: two of its outputs overlap")
+        inputs = [a for arg in arrays[:nin] for a in arg if isinstance(a, numpy.ndarray)]
+        if any(numpy.may_share_memory(a, out) for a in inputs for out in outs):
+            args = self._inputs_copied(args)
+        # Block by block, unless the text may look at other elements than its own.
+        whole = any(p.raw for p in self.kernel.params)
+        stops = stops or (n,)
+        for k, stop in enumerate(stops):
+            start = stops[k - 1] if k else 0
+            for begin in range(start, stop, n if whole else _BLOCK):
+                end = stop if whole else min(stop, begin + _BLOCK)
+                block = []
+                for p, kind, arg in zip(self.kernel.params, self.kinds, args, strict=True):
+                    if kind.form == "pieces":
+                        arg = arg[k].reshape(-1)[begin - start : end - start]
+                    elif kind.form == "array" and not p.raw:
+                        arg = arg.reshape(-1)[begin:end]
+                    block.append(arg)
+                wide = [
+                    a.astype(numpy.float32) if kind.form != "scalar" and a.dtype == numpy.float16 else a
+                    for a, kind in zip(block, self.kinds, strict=True)
+                ]
+                results = reference(*(wide if self.kernel.reads_outputs else wide[:nin]))
+                for out, result in zip(
+                    block[nin:], results if isinstance(results, tuple) else (results,), strict=True
+                ):
+                    out[...] = result

@@ -1,0 +1,182 @@
+"""Flat storage: parameters in one row of memory, and their state in rows beside it."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from ..autograd import Leaf
+from ..backend import Array, create, move, namespace, of
+from ..kernels import ElementwiseKernel
+from ..tensor import Tensor
+from .skipping import guarded
+
+
+@dataclass(slots=True)
+class Run:
+    """Neighbours that are stepped by one launch: they have gradients, and as many steps behind them."""
+
+    flat: "Flat"
+    first: int
+    last: int
+    grads: list[Array]
+
+    @property
+    def params(self) -> list[Tensor]:
+        """The parameters."""
+        return self.flat.params[self.first : self.last]
+
+    @property
+    def steps(self) -> int:
+        """How many steps they have behind them."""
+        return self.flat.steps[self.first]
+
+    def add_steps(self, by: int) -> None:
+        """Add to how many steps they have behind them."""
+        self.flat.steps[self.first : self.last] = [self.steps + by] * (self.last - self.first)
+
+
+class Flat:
+    """Parameters of one dtype and device, which are views into one row.
+
+    A step is then one pass over a few rows, and one launch of a kernel: what takes most of the time
+    with many small parameters is not to compute but to begin. Gradients stay where backward left them,
+    since somebody may hold them: a kernel takes them as a list.
+
+    Attributes:
+        params: the tensors.
+        row: their elements, one parameter after another.
+        views: the part of the row that is a parameter's array, for each.
+        stops: where each part ends.
+        steps: how many steps each has been taken.
+        state: rows by name, such as `exp_avg`; float32 for float16 parameters.
+    """
+
+    def __init__(self, params: list[Tensor]):
+        first = params[0]._data
+        self.xp = namespace("optim", [first])
+        self.params = params
+        self.shapes = [p.shape for p in params]
+        self.stops = list(itertools.accumulate(p.size for p in params))
+        self.row = self._new("empty", first.dtype, first)
+        self.views = [
+            self.xp.reshape(self.row[stop - p.size : stop], p.shape)
+            for p, stop in zip(params, self.stops, strict=True)
+        ]
+        self.steps = [0] * len(params)
+        self.state: dict[str, Array] = {}
+        self.wide = numpy.dtype("float32") if str(first.dtype) == "float16" else first.dtype
+        self.unused = self._new("empty", self.wide, first, size=0)
+        self._plans: dict[ElementwiseKernel, Any] = {}
+        self.adopt()
+
+    def _new(self, function: str, dtype: Any, like: Array, size: int | None = None) -> Array:
+        n = self.stops[-1] if size is None else size
+        return create(self.xp, function, (n,), dtype=dtype, like=like)
+
+    def adopt(self) -> None:
+        """Take in the values of parameters that lie elsewhere: that were set, or are in another row."""
+        for p, view in zip(self.params, self.views, strict=True):
+            if p._data is not view:
+                view[...] = p._data
+                p._data = view
+
+    def fits(self, params: Sequence[Tensor]) -> bool:
+        """Whether these are its parameters, and of the shapes, dtype and device that it holds."""
+        return len(params) == len(self.params) and all(
+            p is q and p.shape == shape and p.dtype == self.row.dtype and of(p._data) is of(self.row)
+            for p, q, shape in zip(params, self.params, self.shapes, strict=True)
+        )
+
+    # --- state -------------------------------------------------------------------------------------
+
+    def ensure(self, names: Sequence[str]) -> None:
+        """Make the rows of state that are not there yet, of zeros."""
+        for name in names:
+            if name not in self.state:
+                self.state[name] = self._new("zeros", self.wide, self.row)
+
+    def state_of(self, k: int) -> dict[str, Any]:
+        """The number of steps and the arrays of parameter k, as views; nothing before its first step."""
+        if not self.steps[k]:
+            return {}
+        stop, shape = self.stops[k], self.shapes[k]
+        start = self.stops[k - 1] if k else 0
+        parts = {name: self.xp.reshape(row[start:stop], shape) for name, row in self.state.items()}
+        return {"step": self.steps[k], **parts}
+
+    def set_state(self, k: int, values: dict[str, Any]) -> None:
+        """Copy in what `state_of` gave, from whichever device."""
+        self.steps[k] = values["step"]
+        arrays = {name: value for name, value in values.items() if name != "step"}
+        self.ensure(list(arrays))
+        backend = of(self.row)
+        assert backend is not None
+        for name, view in self.state_of(k).items():
+            if name in arrays:
+                view[...] = move(arrays[name], backend.name)
+
+    # --- stepping ----------------------------------------------------------------------------------
+
+    def runs(self, name: str) -> list[Run]:
+        """The parameters that have gradients. Raises `ValueError` for a gradient that does not fit."""
+        try:
+            grads = [p.node.grad._data for p in self.params]  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        except AttributeError:  # one has none, or requires none any more
+            return self._some(name)
+        if [g.shape for g in grads] != self.shapes or {*map(type, grads)} != {type(self.row)}:
+            return self._some(name)
+        if self.steps.count(self.steps[0]) != len(self.steps):
+            return self._some(name)
+        return [Run(self, 0, len(grads), grads)]
+
+    def _some(self, name: str) -> list[Run]:
+        runs: list[Run] = []
+        for k, p in enumerate(self.params):
+            g = p.node.grad if isinstance(p.node, Leaf) else None
+            if g is None:
+                continue
+            if g.shape != p.shape or of(g._data) is not of(self.row):
+                raise ValueError(
+                    f"{name}: a gradient of shape {g.shape} on {g.device!r} for a parameter of shape "
+                    f"{p.shape} on {p.device!r}"
+                )
+            if runs and runs[-1].last == k and runs[-1].steps == self.steps[k]:
+                runs[-1].grads.append(g._data)
+                runs[-1].last = k + 1
+            else:
+                runs.append(Run(self, k, k + 1, [g._data]))
+        return runs
+
+    def launch(
+        self,
+        kernel: ElementwiseKernel,
+        names: Sequence[str],
+        scalars: Sequence[Any],
+        run: Run,
+        go: Array | None = None,
+    ) -> None:
+        """Run `kernel` over the gradients, parameters and state of `run`, at once; if `go` is true there."""
+        self.ensure(names)
+        rows = [self.row, *(self.state[name] for name in names)]
+        stops = self.stops
+        start, stop = stops[run.first - 1] if run.first else 0, stops[run.last - 1]
+        if stop - start < self.stops[-1]:
+            rows = [row[start:stop] for row in rows]
+            stops = [s - start for s in stops[run.first : run.last]]
+        if start == stop:
+            return
+        inputs = [run.grads, *scalars] if names else [run.grads, *scalars, self.unused]
+        if go is not None:
+            kernel = guarded(kernel)
+            inputs.append(go)
+        args = inputs + rows
+        if not isinstance(self.row, numpy.ndarray):
+            kernel(*args)
+            return
+        plan = self._plans.get(kernel)
+        if plan is None:
+            plan = self._plans[kernel] = kernel.plan(kernel.kinds(args))
+        plan.run(stop - start, args, stops)
