@@ -10,7 +10,7 @@ tensor([ 2., -4.], dtype=float32, device=numpy)
 
 from numpy import bool, float16, float32, float64, int8, int16, int32, int64, uint8, uint16, uint32, uint64
 
-from . import data, nn, ops, optim, random, testing
+from . import data, kernels, nn, ops, optim, random, testing
 from .autograd import enable_grad, is_grad_enabled, no_grad
 from .backend import backend, set_backend, use_backend
 from .ops import *
@@ -34,6 +34,7 @@ __all__ = [
     "int32",
     "int64",
     "is_grad_enabled",
+    "kernels",
     "nn",
     "no_grad",
     "ops",

@@ -1,6 +1,8 @@
 """What all tests share: array-api-strict as a backend, and a check that none leaves a mode switched."""
 
+import os
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,9 @@ import pytest
 
 import minigrad as mg
 from minigrad.backend import Backend, register
+
+# What tests compile is kept from one run to the next, but not among the kernels of the user.
+os.environ.setdefault("MINIGRAD_CACHE", str(Path(__file__).parent.parent / ".pytest_cache" / "kernels"))
 
 # Not on the device that NumPy can read: from this one every silent conversion to NumPy raises, as from
 # a GPU. What passes here uses nothing beyond the standard, and mixes no host arrays in.

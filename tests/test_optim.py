@@ -348,7 +348,7 @@ def test_step_checks_all_before_it_changes_anything():
     optimizer = SGD([a, b], lr=0.1)
     a.grad = mg.ones(2)
     b.node.grad = mg.ones(3)
-    with pytest.raises(ValueError, match=r"SGD: a gradient of shape \(3,\).*\(2,\)"):
+    with pytest.raises(ValueError, match=r"SGD: a gradient \(3,\).*\(2,\)"):
         optimizer.step()
     assert a.tolist() == [1, 1]
 

@@ -27,6 +27,7 @@ ORDER = [
     ["random", "data", "testing"],
     ["nn", "optim"],
     ["__init__"],
+    ["__main__"],
 ]
 
 

@@ -134,9 +134,9 @@ def _make(place: Path, name: str, write: Callable[[Path], None]) -> ctypes.CDLL:
         path = Path(work) / f"kernel{SUFFIX}"
         write(path)
         path.chmod(0o700)
-        final = place / f"{name}-{_checksum(path)}{SUFFIX}"
-        os.replace(path, final)
-    return ctypes.CDLL(str(final))
+        library = ctypes.CDLL(str(path))  # before it is kept: one that cannot be loaded shall not be
+        os.replace(path, place / f"{name}-{_checksum(path)}{SUFFIX}")
+    return library
 
 
 def contents() -> list[Path]:

@@ -123,7 +123,7 @@ def compile_source(compiler: Compiler, flags: tuple[str, ...], source: str, libr
 
 
 _lock = threading.Lock()
-_libraries: dict[str, ctypes.CDLL] = {}
+_libraries: dict[str, tuple[ctypes.CDLL, tuple[str, ...]]] = {}  # by their source; with the flags
 _unavailable: list[str] = []  # the reason, once it is known: a compiler that hangs is not asked twice
 
 
@@ -143,13 +143,13 @@ def function(name: str, source: str) -> Any:
             except UnavailableError as error:
                 _unavailable.append(str(error))
                 raise
-        found = getattr(_libraries[source], name)
+        found = getattr(_libraries[source][0], name)
     found.argtypes = [ctypes.c_char_p]
     found.restype = ctypes.c_int
     return found
 
 
-def _library(name: str, source: str) -> ctypes.CDLL:
+def _library(name: str, source: str) -> tuple[ctypes.CDLL, tuple[str, ...]]:
     compiler = find()
     if compiler is None:
         raise UnavailableError("there is no C++ compiler on the PATH")
@@ -158,14 +158,15 @@ def _library(name: str, source: str) -> ctypes.CDLL:
         hashlib.sha256("\n".join((compiler.identity, *flags, source)).encode()).hexdigest()[:32]
         for flags in FLAGS
     ]
-    for key in keys:
+    for flags, key in zip(FLAGS, keys, strict=True):
         found = cache.load(f"{name}-{key}")
         if found is not None:
-            return found
+            return found, flags
     problem: Exception | None = None
     for flags, key in zip(FLAGS, keys, strict=True):
         try:
-            return cache.make(f"{name}-{key}", functools.partial(compile_source, compiler, flags, source))
+            write = functools.partial(compile_source, compiler, flags, source)
+            return cache.make(f"{name}-{key}", write), flags
         except CompileError as error:
             problem = problem or error
         except OSError as error:
@@ -174,13 +175,21 @@ def _library(name: str, source: str) -> ctypes.CDLL:
     raise problem
 
 
+_PROBE = 'extern "C" int probe(const char*) { return 0; }'
+
+
 def works() -> str | None:
     """None if the compiler makes working functions; otherwise what is wrong. Tries the smallest one."""
     try:
-        function("probe", 'extern "C" int probe(const char*) { return 0; }')
+        function("probe", _PROBE)
     except (CompileError, UnavailableError) as error:
         return str(error)
     return None
+
+
+def flags() -> tuple[str, ...]:
+    """The flags with which the compiler works, once `works` has found that it does."""
+    return _libraries[_PROBE][1]
 
 
 def _check_layout() -> None:

@@ -3,13 +3,14 @@
 import inspect
 import itertools
 import math
+import struct
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
 
-from ..backend import of
+from ..backend import namespace, of
 from .plan import SOUND, WRITABLE, Plan
 from .source import DTYPES, Kind, parse
 
@@ -87,6 +88,7 @@ class ElementwiseKernel:
                 f"{name}: needs an output, and a name of its own for each parameter, got {names}"
             )
         self._plans: dict[tuple[Kind, ...], Plan] = {}
+        self._seen: dict[tuple, Plan] = {}  # by the types of the arguments, for calls without raw or lists
         self._cupy: Any = None
         KERNELS.add(self)
 
@@ -102,6 +104,8 @@ class ElementwiseKernel:
                 other or cannot be written to.
             RuntimeError: the text cannot be compiled, or there is neither compiler nor reference.
         """
+        if size is None and (result := self._at_once(args)) is not None:
+            return result
         if len(args) not in (self.nin, len(self.params)):
             raise TypeError(
                 f"{self.name}: takes {self.nin} inputs, and then {len(self.params) - self.nin} outputs or "
@@ -122,6 +126,27 @@ class ElementwiseKernel:
 
     # --- NumPy -------------------------------------------------------------------------------------
 
+    def _at_once(self, args: tuple) -> Any:
+        """The result of a call such as there was before, if arrays are of one shape; else None.
+
+        Most calls are like that, and to look at everything takes longer than a small array does.
+        """
+        plan = self._seen.get(tuple([a.dtype if type(a) is numpy.ndarray else type(a) for a in args]))
+        if plan is None:
+            return None
+        arrays = [a for a in args if type(a) is numpy.ndarray]
+        shape, n = arrays[0].shape, arrays[0].size
+        if n == 0 or any(a.shape != shape for a in arrays):
+            return None
+        outs = list(args[self.nin :]) or [numpy.empty(shape, kind.dtype) for kind in plan.kinds[self.nin :]]
+        if any(out.flags.num & WRITABLE != WRITABLE for out in outs):
+            return None
+        try:
+            plan.run(n, [*args[: self.nin], *outs])
+        except (struct.error, OverflowError):  # a scalar that must be cast
+            return None
+        return outs[0] if len(outs) == 1 else tuple(outs)
+
     def _on_cpu(self, args: tuple, size: int | None) -> Any:
         given = list(args) + [None] * (len(self.params) - len(args))
         kinds = self.kinds(given)
@@ -136,7 +161,10 @@ class ElementwiseKernel:
             ready, back = self._made_plain(given, kinds, shape)
             cut = next((a for a in ready if isinstance(a, list)), [])
             stops = list(itertools.accumulate(a.size for a in cut))
-            self.plan(kinds).run(math.prod(shape), ready, stops)
+            plan = self.plan(kinds)
+            plan.run(math.prod(shape), ready, stops)
+            if not cut and not any(p.raw for p in self.params):
+                self._seen[tuple(a.dtype if type(a) is numpy.ndarray else type(a) for a in args)] = plan
             for out, temporary in back:
                 out[...] = temporary.reshape(out.shape)
         return outs[0] if len(outs) == 1 else tuple(outs)
@@ -161,6 +189,10 @@ class ElementwiseKernel:
                 forms[k], dtypes = "array", set()
             elif p.out or p.raw:
                 raise TypeError(f"{self.name}: {p.name!r} must be an array, got {type(arg).__name__}")
+            elif not isinstance(arg, (bool, int, float, numpy.generic)):
+                raise TypeError(
+                    f"{self.name}: {p.name!r} must be an array or a number, got {type(arg).__name__}"
+                )
             else:
                 forms[k], dtypes = "scalar", set()
             for dtype in dtypes:
@@ -233,9 +265,9 @@ class ElementwiseKernel:
             else:
                 arg = arg if p.raw or arg.shape == shape else numpy.broadcast_to(arg, shape)
                 ready[k] = arg if arg.flags.num & SOUND == SOUND else numpy.array(arg, order="C")
-        written = [given[k] for k in range(self.nin, len(given)) if ready[k] is not given[k]]
-        for a, b in itertools.combinations(written, 2):
-            if numpy.may_share_memory(a, b):
+        if back:  # the compiled loop, which looks at what overlaps, would not see these
+            arrays = [a for arg in given[self.nin :] for a in (arg if isinstance(arg, list) else [arg])]
+            if any(numpy.shares_memory(a, b) for a, b in itertools.combinations(arrays, 2)):
                 raise ValueError(f"{self.name}: two of its outputs overlap")
         return ready, back
 
@@ -282,6 +314,7 @@ class ElementwiseKernel:
         """In any other namespace of the Array API standard."""
         if self.reference is None:
             raise RuntimeError(f"{self.name}: has no reference, and runs on NumPy and CuPy alone")
+        args = tuple(_in_a_row(arg) if isinstance(arg, list) else arg for arg in args)
         inputs, outs = args[: self.nin], args[self.nin :]
         results = self.reference(*(args if self.reads_outputs else inputs))
         results = results if isinstance(results, tuple) else (results,)
@@ -290,3 +323,9 @@ class ElementwiseKernel:
         for out, result in zip(outs, results, strict=True):
             out[...] = result
         return outs[0] if len(outs) == 1 else outs
+
+
+def _in_a_row(arrays: list) -> Any:
+    """Their elements as one array of one axis."""
+    xp = namespace("concat", arrays)
+    return xp.concat([xp.reshape(a, (-1,)) for a in arrays])

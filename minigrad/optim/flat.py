@@ -126,11 +126,14 @@ class Flat:
             grads = [p.node.grad._data for p in self.params]  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
         except AttributeError:  # one has none, or requires none any more
             return self._some(name)
-        if [g.shape for g in grads] != self.shapes or {*map(type, grads)} != {type(self.row)}:
-            return self._some(name)
-        if self.steps.count(self.steps[0]) != len(self.steps):
-            return self._some(name)
-        return [Run(self, 0, len(grads), grads)]
+        plain = (
+            [g.shape for g in grads] == self.shapes
+            and [g.dtype for g in grads].count(self.row.dtype) == len(grads)
+            and {*map(type, grads)} == {type(self.row)}
+        )
+        if plain and self.steps.count(self.steps[0]) == len(grads):
+            return [Run(self, 0, len(grads), grads)]
+        return self._some(name)
 
     def _some(self, name: str) -> list[Run]:
         runs: list[Run] = []
@@ -138,10 +141,10 @@ class Flat:
             g = p.node.grad if isinstance(p.node, Leaf) else None
             if g is None:
                 continue
-            if g.shape != p.shape or of(g._data) is not of(self.row):
+            if (g.shape, g.dtype, g.device) != (p.shape, p.dtype, p.device):
                 raise ValueError(
-                    f"{name}: a gradient of shape {g.shape} on {g.device!r} for a parameter of shape "
-                    f"{p.shape} on {p.device!r}"
+                    f"{name}: a gradient {g.shape} {g.dtype} on {g.device!r} for a parameter "
+                    f"{p.shape} {p.dtype} on {p.device!r}"
                 )
             if runs and runs[-1].last == k and runs[-1].steps == self.steps[k]:
                 runs[-1].grads.append(g._data)

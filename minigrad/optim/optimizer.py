@@ -102,11 +102,11 @@ class Optimizer:
     def check(self, group: dict[str, Any]) -> None:
         """Raise `ValueError` for settings out of range."""
         for key in ("lr", "eps", "weight_decay", "momentum"):
-            self._require(group, key, lambda v: _is_number(v) and 0 <= v < math.inf, "be a number from 0 up")
+            self._require(group, key, lambda v: is_number(v) and 0 <= v < math.inf, "be a number from 0 up")
         self._require(
             group,
             "betas",
-            lambda v: len(v) == 2 and all(_is_number(beta) and 0 <= beta < 1 for beta in v),
+            lambda v: len(v) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in v),
             "be two numbers from 0 up to but without 1",
         )
 
@@ -165,9 +165,12 @@ class Optimizer:
             scalars = self.scalars(group, run.steps + 1)
             for p in run.params:
                 p.home.version += 1  # pyright: ignore[reportOptionalMemberAccess] - a leaf has one
-            run.flat.launch(kernel, names, scalars, run, self._verdict and self._verdict.flag)
+            verdict = self._verdict
+            run.flat.launch(kernel, names, scalars, run, verdict and verdict.flag)
             if names:
                 run.add_steps(1)
+                if verdict:
+                    verdict.counted.append(run)
         return loss
 
     @property
@@ -180,7 +183,7 @@ class Optimizer:
         """Take back the count of the last step if the GPU found that it had to be skipped."""
         if self._verdict is not None and not self._verdict.positive():
             self._skipped += 1
-            for run in self._verdict.runs:
+            for run in self._verdict.counted:
                 run.add_steps(-1)
         self._verdict = None
 
@@ -294,5 +297,6 @@ class Optimizer:
         return "\n".join([f"{type(self).__name__}(", *groups, ")"])
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether it is a number of Python or NumPy."""
     return isinstance(value, (int, float, numpy.number))

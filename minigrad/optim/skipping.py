@@ -39,13 +39,13 @@ class Verdict(NamedTuple):
 
     Attributes:
         flag: an array of one bool on the GPU; None where the answer was yes, and is known.
-        runs: what was stepped, if it was.
+        counted: what had a step added to its count, to be taken back if it was not made.
         host: page-locked memory that the answer is copied to.
         arrived: the event after that copy.
     """
 
     flag: Array | None
-    runs: "list[Run]"
+    counted: "list[Run]"
     host: Any = None
     arrived: Any = None
 
@@ -83,4 +83,4 @@ def judged(due: "list[tuple[Any, Run]]") -> "tuple[list[tuple[Any, Run]], Verdic
     flag.get(out=host, blocking=False)
     arrived = cupy.cuda.Event(disable_timing=True)
     arrived.record()
-    return ready, Verdict(flag, [run for _, run in ready], host, arrived)
+    return ready, Verdict(flag, [], host, arrived)

@@ -1,0 +1,603 @@
+"""Kernels: the compiled text against the reference, what arguments may be, and what may go wrong."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from minigrad.kernels import ElementwiseKernel, compiler, plan
+
+REAL = [np.float16, np.float32, np.float64]
+COMPILES = plan.enabled and compiler.works() is None
+needs_compiler = pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or MINIGRAD_KERNELS=off")
+
+
+def new_axpy() -> ElementwiseKernel:
+    return ElementwiseKernel(
+        "T x, T y, float32 a", "T z", "z = a * x + y", "axpy", reference=lambda x, y, a: a * x + y
+    )
+
+
+def new_moving_mean() -> ElementwiseKernel:
+    """In place, with two outputs that read each other."""
+    return ElementwiseKernel(
+        "P g, T rest",
+        "P p, T m",
+        "T mean = m + rest * (g - m); m = mean; p = p - mean",
+        "moving_mean",
+        reference=lambda g, rest, p, m: (p - (m + rest * (g - m)), m + rest * (g - m)),
+    )
+
+
+axpy, moving_mean = new_axpy(), new_moving_mean()
+gather = ElementwiseKernel(
+    "raw T table, int64 step", "T y", "y = table[i * step % n] + n", "gather",
+    reference=lambda table, step: table[np.arange(len(table)) * step % len(table)] + len(table),
+)  # fmt: skip
+
+
+def by_reference(kernel, *args):
+    """What the reference gives for copies of `args`."""
+    copies = [a.copy() if isinstance(a, np.ndarray) else a for a in args]
+    before, plan.enabled = plan.enabled, False
+    try:
+        return kernel(*copies)
+    finally:
+        plan.enabled = before
+
+
+def tolerance(dtype) -> dict:
+    return {"rtol": 4 * float(np.finfo(dtype).eps), "atol": 4 * float(np.finfo(dtype).eps)}
+
+
+# --- against the reference ---------------------------------------------------------------------------
+
+
+@st.composite
+def layouts(draw, shape: tuple[int, ...], dtype):
+    """An array of this shape in some layout: reversed, strided, transposed, offset, unaligned or plain."""
+    steps = [draw(st.sampled_from([1, 2, -1, -2])) for _ in shape]
+    order = draw(st.permutations(range(len(shape))))
+    stretched = [shape[axis] * abs(steps[axis]) for axis in order]
+    size = int(np.prod(stretched, dtype=int))
+    values = draw(hnp.arrays(np.int8, size, elements=st.integers(-20, 20))).astype(dtype) / dtype(8)
+    if draw(st.booleans()):
+        raw = np.empty(size * values.itemsize + 1, np.uint8)[1:]  # at an odd address
+        unaligned = raw.view(dtype)
+        unaligned[...] = values
+        values = unaligned
+    base = values.reshape(stretched)
+    back = np.argsort(order) if order else ()
+    return base.transpose(*back)[(*(slice(None, None, step) for step in steps), ...)]
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=150)
+def test_kernel_against_reference_for_any_layout(data):
+    dtype = data.draw(st.sampled_from(REAL))
+    shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
+    x = data.draw(layouts(shape, dtype))
+    stretched = data.draw(st.lists(st.booleans(), min_size=len(shape), max_size=len(shape)))
+    narrow = tuple(1 if s else size for s, size in zip(stretched, shape, strict=True))
+    y = data.draw(layouts(narrow[data.draw(st.integers(0, len(shape))) :], dtype))
+    a = data.draw(st.sampled_from([0.0, 1.5, -2.0]))
+    expected = (np.float32(a) * x.astype(np.float64) + y).astype(dtype)
+    for result in (axpy(x, y, a), by_reference(axpy, x, y, a)):
+        assert (result.shape, result.dtype) == (shape, dtype)
+        np.testing.assert_allclose(result, expected, **tolerance(dtype))
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=100)
+def test_kernel_in_place_for_any_layout(data):
+    kind = data.draw(st.sampled_from([(np.float16, np.float32), (np.float32,) * 2, (np.float64,) * 2]))
+    shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6))
+    g, p = data.draw(layouts(shape, kind[0])), data.draw(layouts(shape, kind[0]))
+    m = data.draw(layouts(shape, kind[1]))
+    expected = by_reference(moving_mean, g, 0.25, p, m)
+    p_result, m_result = moving_mean(g, 0.25, p, m)
+    assert p_result is p
+    assert m_result is m
+    np.testing.assert_allclose(p, expected[0], **tolerance(kind[0]))
+    np.testing.assert_allclose(m, expected[1], **tolerance(kind[1]))
+
+
+@pytest.mark.parametrize("n", [1, 7, 1 << 14, (1 << 14) + 1, 3_000_001])
+def test_large_arrays_on_several_threads(n, monkeypatch):
+    monkeypatch.setattr(plan, "_WORTH_A_THREAD", 1000)
+    kernel = new_moving_mean()
+    random = np.random.default_rng(0)
+    g, p, m = (random.normal(size=n).astype(np.float32) for _ in range(3))
+    for helpers in (0, 1, 7):
+        got_p, got_m = p.copy(), m.copy()
+        ready = kernel.plan(kernel.kinds([g, 0.1, got_p, got_m]))
+        monkeypatch.setattr(ready, "_helpers", helpers)
+        ready.run(n, [g, 0.1, got_p, got_m])
+        mean = m + np.float32(0.1) * (g - m)
+        np.testing.assert_allclose(got_m, mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(got_p, p - mean, rtol=1e-5, atol=1e-6)
+
+
+@given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=9), helpers=st.sampled_from([0, 3]))
+@settings(deadline=None, max_examples=60)
+def test_a_list_stands_for_its_elements_in_a_row(sizes, helpers):
+    if not sum(sizes):
+        return
+    random = np.random.default_rng(sum(sizes))
+    pieces = [random.normal(size=s) for s in sizes]
+    p, m = random.normal(size=(2, sum(sizes)))
+    expected = moving_mean(np.concatenate(pieces), 0.1, p.copy(), m.copy())
+    pieces = [np.asfortranarray(a.reshape(2, -1)) if a.size % 2 == 0 and a.size else a for a in pieces]
+    reference = by_reference(moving_mean, [a.copy() for a in pieces], 0.1, p, m)
+    worth, plan._WORTH_A_THREAD = plan._WORTH_A_THREAD, 8
+    ready = moving_mean.plan(moving_mean.kinds([pieces, 0.1, p, m]))
+    before, ready._helpers = ready._helpers, helpers
+    try:
+        got = moving_mean(pieces, 0.1, p, m)
+    finally:
+        plan._WORTH_A_THREAD, ready._helpers = worth, before
+    for a, b, c in zip(expected, got, reference, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+        np.testing.assert_allclose(a, c, rtol=1e-12)
+
+
+def test_lists_that_do_not_fit():
+    p, m = np.zeros((2, 5))
+    with pytest.raises(ValueError, match="do not fit"):
+        moving_mean([np.zeros(2), np.zeros(2)], 0.1, p, m)
+    with pytest.raises(TypeError, match="float32"):
+        moving_mean([np.zeros(2), np.zeros(3, np.float32)], 0.1, p, m)
+    with pytest.raises(TypeError, match="empty"):
+        moving_mean([], 0.1, p, m)
+    ready = moving_mean.plan(moving_mean.kinds([[p], 0.1, p, m]))
+    for wrong in (np.zeros(4), np.zeros(5, np.float32), np.zeros(6)):
+        if ready.function is not None:
+            with pytest.raises(ValueError, match="expected 5 elements of float64"):
+                ready.run(5, [[wrong], 0.1, p, m], [5])
+    assert not p.any()
+
+
+# --- arguments ---------------------------------------------------------------------------------------
+
+
+def test_raw_arrays_and_the_index():
+    table = np.arange(5.0)
+    assert gather(table, 2, np.empty(5)).tolist() == [5, 7, 9, 6, 8]
+    assert gather(np.arange(10.0)[::2], 1, np.empty(5)).tolist() == [5, 7, 9, 11, 13]
+    assert by_reference(gather, table, 2, np.empty(5)).tolist() == [5, 7, 9, 6, 8]
+
+
+@needs_compiler
+def test_all_raw_needs_a_size():
+    count = ElementwiseKernel("raw T x", "raw T y", "y[i] = x[i % 2] * i", "count")
+    y = np.zeros(4)
+    count(np.array([1.0, 2.0]), y, size=4)
+    assert y.tolist() == [0, 2, 2, 6]
+    with pytest.raises(ValueError, match="size="):
+        count(np.zeros(2), y)
+    with pytest.raises(TypeError, match="'y' must be given"):
+        count(np.zeros(2), size=2)
+
+
+@needs_compiler
+def test_preamble_loop_prep_and_after_loop():
+    kernel = ElementwiseKernel(
+        "T x", "T y", "y = half(x) + offset", "prepared",
+        preamble="__device__ T half(T x) { return x / 2; }",
+        loop_prep="T offset = T(10)",
+        after_loop="(void)offset",
+    )  # fmt: skip
+    assert kernel(np.array([2.0, 4.0])).tolist() == [11, 12]
+    assert kernel(np.array([2.0, 4.0], np.float32)).dtype == np.float32
+
+
+def test_scalars_are_cast_to_their_type():
+    """As in CuPy: a Python or NumPy scalar takes the declared type, whatever it was."""
+    x = np.ones(2, np.float32)
+    assert axpy(x, 1, np.float64(2.5)).dtype == np.float32
+    assert axpy(x, np.int64(3), True).tolist() == [4, 4]
+    assert axpy(x, 1, 2.5).tolist() == [3.5, 3.5]
+    divide = ElementwiseKernel("T x, int32 k", "T y", "y = x / k", "divide", reference=lambda x, k: x / k)
+    assert divide(np.array([4.0]), 2).tolist() == [2]
+    assert divide(np.array([4.0]), 2.9).tolist() == [2]
+    assert np.isinf(axpy(x, 1, 1e300)).all()
+
+
+def test_integers_and_bools():
+    kernel = ElementwiseKernel(
+        "T x, bool flip, S y", "S z", "z = flip ? y - S(x) : y + S(x)", "integers",
+        reference=lambda x, flip, y: y - x.astype(y.dtype) if flip else y + x.astype(y.dtype),
+    )  # fmt: skip
+    for small in (np.bool_, np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32):
+        for wide in (np.int64, np.uint64, np.int32):
+            x, y = np.array([0, 1, 1]).astype(small), np.array([7, 8, 9], wide)
+            assert kernel(x, False, y).tolist() == [7, 9, 10]
+            assert kernel(x, True, y).tolist() == [7, 7, 8]
+
+
+def test_zero_d_and_empty():
+    assert axpy(np.array(2.0), np.array(3.0), 2.0).tolist() == 7
+    assert axpy(np.empty((0, 3)), np.ones(3), 2.0).shape == (0, 3)
+    x = np.empty((2, 0), np.float32)
+    assert axpy(x, 1.0, 1.0, x) is x
+
+
+def test_inputs_are_broadcast_to_outputs():
+    assert axpy(np.arange(2.0), 1.0, 1.0, np.empty((2, 2))).tolist() == [[1, 2], [1, 2]]
+
+
+WRONG = {
+    "too few": (lambda: axpy(np.ones(2)), TypeError, "takes 3 inputs"),
+    "dtypes differ": (lambda: axpy(np.ones(2), np.ones(2, np.float32), 1.0), TypeError, "'y' is float32"),
+    "0-d is an array": (lambda: axpy(np.ones(2, np.float32), np.array(1.0), 1.0), TypeError, "is float64"),
+    "declared": (lambda: axpy(np.ones(2), np.ones(2), np.ones(2)), TypeError, "'a' is float64"),
+    "no array": (lambda: axpy(1.0, 2.0, 3.0), TypeError, "needs an array"),
+    "complex": (lambda: axpy(np.ones(2, complex), 1.0, 1.0), TypeError, "cannot be of dtype complex128"),
+    "byte order": (lambda: axpy(np.ones(2, ">f8"), 1.0, 1.0), TypeError, "cannot be of dtype >f8"),
+    "objects": (lambda: axpy(np.array([None, 1]), 1.0, 1.0), TypeError, "object"),
+    "shapes": (lambda: axpy(np.ones(2), np.ones(3), 1.0), ValueError, r"\(2,\), \(3,\)"),
+    "outputs are not broadcast": (lambda: axpy(np.ones((2, 2)), 1.0, 1.0, np.ones(2)), ValueError, "fit"),
+    "output no array": (lambda: axpy(np.ones(2), 1.0, 1.0, 3.0), TypeError, "'z' must be an array"),
+    "output read-only": (
+        lambda: axpy(np.ones(2), 1.0, 1.0, np.broadcast_to(np.ones(1), 2)),
+        ValueError,
+        "'z' is read-only",
+    ),
+    "a size": (lambda: axpy(np.ones(2), 1.0, 1.0, size=2), ValueError, "size="),
+    "a string": (lambda: axpy(np.ones(2), "1", 1.0), TypeError, "'y' must be an array or a number, got str"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_arguments_are_errors(case):
+    call, kind, message = WRONG[case]
+    with pytest.raises(kind, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    "declaration", ["T", "x", "TT x", "T i", "T n", "T _x", "raw", "T x y", "float x", "T 1x", "rawT x y"]
+)
+def test_declarations_that_cannot_be_read(declaration):
+    with pytest.raises(ValueError, match="cannot read"):
+        ElementwiseKernel(declaration, "T z", "z = 1")
+
+
+def test_other_wrong_declarations():
+    for args in (("T x", "", "x"), ("T x, T x", "T z", "z = x"), ("T x", "T z", "z = x", "not a name")):
+        with pytest.raises(ValueError, match="name"):
+            ElementwiseKernel(*args)
+
+
+def overlapping(kernel, shift: int):
+    base = np.arange(12.0)
+    x = base[:8]
+    z = base[shift : shift + 8]
+    kernel(x, 1.0, 2.0, z)
+    return z
+
+
+@pytest.mark.parametrize("shift", [-0, 1, 3, 8 - 4])
+def test_an_input_that_overlaps_an_output_is_copied(shift):
+    expected = np.arange(8.0) * 2 + 1
+    assert overlapping(axpy, shift).tolist() == expected.tolist()
+    assert by_reference(axpy, np.arange(8.0), 1.0, 2.0).tolist() == expected.tolist()
+    square = np.arange(9.0).reshape(3, 3)
+    axpy(square.T, 0.0, 1.0, square)
+    assert square.tolist() == np.arange(9.0).reshape(3, 3).T.tolist()
+
+
+def test_an_input_that_is_an_output():
+    """Its own text would read what it has just written."""
+    kernel = ElementwiseKernel(
+        "T x", "T y, T z", "y = 2 * x; z = x + 1", "twice", reference=lambda x: (2 * x, x + 1)
+    )
+    x, z = np.array([1.0, 2.0]), np.empty(2)
+    kernel(x, x, z)
+    assert (x.tolist(), z.tolist()) == ([2, 4], [2, 3])
+
+
+def test_overlapping_outputs_are_refused():
+    base = np.zeros(6)
+    square = np.zeros((4, 4))
+    for p, m in ((base[:4], base[2:]), (base, base), (square.T, square), (base[::2], base[1::2])):
+        apart = p is not base and p.base is base and p.strides == (16,)
+        if apart:
+            moving_mean(np.ones(3), 0.5, p, m)  # neighbours that share no element
+            continue
+        with pytest.raises(ValueError, match="overlap"):
+            moving_mean(np.ones(p.shape), 0.5, p, m)
+
+
+def test_raw_inputs_that_overlap_are_copied():
+    x = np.arange(5.0)
+    gather(x, 1, x)
+    assert x.tolist() == [5, 6, 7, 8, 9]
+
+
+# --- compiling ---------------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_a_wrong_text_is_an_error_with_the_words_of_the_compiler():
+    kernel = ElementwiseKernel("T x", "T y", "y = x +", "broken", reference=lambda x: x)
+    with pytest.raises(RuntimeError, match=r"broken: its text cannot be compiled[\s\S]*error"):
+        kernel(np.ones(2))
+
+
+@needs_compiler
+def test_nothing_else_changes_in_the_process():
+    """Floating-point mode, signal handlers, BLAS's threads: a library that is loaded could change them."""
+    code = """
+    import ctypes, faulthandler, signal, sys, threading
+    import numpy as np
+    import minigrad
+    from minigrad.kernels import ElementwiseKernel, compiler
+    handlers = {s: signal.getsignal(s) for s in signal.valid_signals()}
+    libm = ctypes.CDLL(None)
+    rounding = libm.fegetround()
+    tiny = np.array([5e-324, 2e-310])
+    threads = threading.active_count(), len(__import__("os").listdir("/proc/self/task"))
+    kernel = ElementwiseKernel("T x", "T y", "y = x * T(0.5) + x", "halves", reference=lambda x: x)
+    assert kernel.plan(kernel.kinds([tiny, tiny])).function is not None
+    big = np.full(3_000_000, 2e-310)
+    assert (kernel(big) > 0).all(), "the kernel itself keeps subnormal numbers"
+    assert (tiny * 0.5)[1] > 0 and float(tiny[1]) / 2 > 0, "and so does all else"
+    assert np.float32(1e-45) * np.float32(1) > 0
+    assert libm.fegetround() == rounding
+    assert {s: signal.getsignal(s) for s in signal.valid_signals()} == handlers
+    assert (threading.active_count(), len(__import__("os").listdir("/proc/self/task"))) == threads
+    """
+    run_python(code)
+
+
+def run_python(code: str, check: bool = True, **environment: Any) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        [sys.executable, "-W", "always", "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0 or not check, result.stderr
+    return result
+
+
+USE = """
+import numpy as np
+from minigrad.kernels import ElementwiseKernel, cache, compiler
+kernel = ElementwiseKernel("T x", "T y", "y = 3 * x", "triple", reference=lambda x: 3 * x)
+for _ in range(2):
+    assert kernel(np.array([1.0, 2.0])).tolist() == [3, 6]
+again = ElementwiseKernel("T x", "T y", "y = 4 * x", "four", reference=lambda x: 4 * x)
+assert again(np.array([1.0, 2.0])).tolist() == [4, 8]
+function = kernel.plan(kernel.kinds([np.ones(1), np.ones(1)])).function
+print("compiled" if function else "reference", len(cache.contents()))
+"""
+
+
+def use(folder: Path, **environment: Any) -> tuple[str, str]:
+    """What a process says that uses two kernels with this cache folder, and what it warns of."""
+    result = run_python(USE, MINIGRAD_CACHE=str(folder), MINIGRAD_KERNELS="on", **environment)
+    return result.stdout.strip(), result.stderr
+
+
+@needs_compiler
+def test_kernels_are_kept_for_the_next_process(tmp_path):
+    folder = tmp_path / "a" / "cache"
+    assert use(folder) == ("compiled 2", "")
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert use(folder) == ("compiled 2", "")
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o077 == 0 for path in before)
+
+
+@needs_compiler
+def test_a_damaged_file_is_compiled_anew(tmp_path):
+    use(tmp_path / "cache")
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    said, warned = use(tmp_path / "cache")
+    assert said == "compiled 2"
+    assert "damaged" in warned
+    assert use(tmp_path / "cache") == ("compiled 2", "")
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "chmod"), reason="no permissions on this system")
+def test_files_that_others_can_write_to_are_not_loaded(tmp_path):
+    folder = tmp_path / "cache"
+    use(folder)
+    evil = 'extern "C" int triple(void*) { __builtin_trap(); }'
+    for path in folder.glob("triple-*"):
+        found = compiler.find()
+        assert found is not None
+        planted = tmp_path / "planted.so"
+        compiler.compile_source(found, compiler.FLAGS[0], evil, planted)
+        from minigrad.kernels.cache import _checksum
+
+        name = folder / f"{path.stem.rpartition('-')[0]}-{_checksum(planted)}.so"
+        path.unlink()
+        planted.rename(name)
+        name.chmod(0o777)
+    said, warned = use(folder)
+    assert said == "compiled 2"
+    assert "somebody else can write" in warned
+
+
+@needs_compiler
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root can give files away")
+def test_files_of_another_owner_are_not_loaded(tmp_path):
+    use(tmp_path / "cache")
+    for path in (tmp_path / "cache").iterdir():
+        os.chown(path, 12345, 12345)
+    said, warned = use(tmp_path / "cache")
+    assert said == "compiled 2"
+    assert "somebody else can write" in warned
+    os.chown(tmp_path / "cache", 12345, 12345)
+    said, warned = use(tmp_path / "cache")
+    assert said == "compiled 0"
+    assert "must be a folder of yours" in warned
+
+
+@needs_compiler
+def test_a_folder_that_others_can_write_to_is_not_used(tmp_path):
+    tmp_path.chmod(0o777)
+    said, warned = use(tmp_path)
+    assert said == "compiled 0"
+    assert "must be a folder of yours" in warned
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    assert "must be a folder of yours" in use(link)[1]
+
+
+@needs_compiler
+def test_a_folder_that_cannot_be_had_costs_only_the_speed(tmp_path):
+    (tmp_path / "file").write_text("")
+    said, warned = use(tmp_path / "file" / "cache")
+    assert said == "compiled 0"
+    assert "MINIGRAD_CACHE names another folder" in warned
+
+
+@needs_compiler
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_full_disk_costs_only_the_speed(tmp_path, everywhere):
+    """No space in the cache folder: temporary files are used; nor there: the reference."""
+    full = f"""
+    import errno, os
+    replace = os.replace
+    def full(source, target):
+        if {everywhere} or str(target).startswith({str(tmp_path)!r}):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(source, target)
+    os.replace = full
+    """
+    result = run_python(
+        textwrap.dedent(full) + USE, MINIGRAD_CACHE=str(tmp_path / "c"), MINIGRAD_KERNELS="on"
+    )
+    assert result.stdout.strip() == ("reference 0" if everywhere else "compiled 0")
+    assert "No space left" in result.stderr
+
+
+@needs_compiler
+def test_processes_that_compile_the_same_at_once(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", USE],
+            env={**os.environ, "MINIGRAD_CACHE": str(tmp_path / "c"), "MINIGRAD_KERNELS": "on"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert out.startswith("compiled")
+    assert len(list((tmp_path / "c").iterdir())) == 2
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the compiler is a shell script here")
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("echo cannot find crt1.o; exit 1", "cannot find crt1.o"),
+        ("exit 0", "ended with 0"),
+        ("kill -9 $$", "ended with -9"),
+        ('while [ "$1" != -o ]; do shift; done; echo nonsense > "$2"', "could not be written or loaded"),
+    ],
+)
+def test_a_failing_compiler_is_warned_of_once(tmp_path, text, why):
+    said, warned = use(tmp_path / "cache", CXX=script(tmp_path / "cxx", text))
+    assert said == "reference 0"
+    assert warned.count("kernels are not compiled") == 1
+    assert why in warned
+    assert "MINIGRAD_KERNELS=off" in warned
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the compiler is a shell script here")
+def test_a_compiler_that_hangs_is_stopped_with_what_it_started(tmp_path):
+    marker = tmp_path / "alive"
+    hang = script(tmp_path / "cxx", f"(sleep 3; touch {marker}) & wait; sleep 100")
+    shorter = "import minigrad.kernels.compiler as c; c.TIMEOUT = 0.5\n"
+    result = run_python(shorter + USE, CXX=hang, MINIGRAD_CACHE=str(tmp_path / "c"), MINIGRAD_KERNELS="on")
+    assert result.stdout.strip() == "reference 0"
+    assert result.stderr.count("did not come to an end within 0.5 s") == 1
+    run_python("import time; time.sleep(3.2)")
+    assert not marker.exists()
+
+
+def test_no_compiler(tmp_path):
+    said, warned = use(tmp_path / "cache", PATH=str(tmp_path), CXX="")
+    assert said == "reference 0"
+    assert warned.count("there is no C++ compiler on the PATH") == 1
+
+
+@needs_compiler
+def test_flags_that_a_compiler_does_not_know_are_left_out(tmp_path):
+    found = compiler.find()
+    assert found is not None
+    old = script(
+        tmp_path / "cxx",
+        f'case "$*" in *=native*) echo unknown option; exit 1;; esac; exec {found.path} "$@"',
+    )
+    assert use(tmp_path / "cache", CXX=old) == ("compiled 2", "")
+    assert use(tmp_path / "cache", CXX=old) == ("compiled 2", "")
+
+
+def test_off_means_the_reference(tmp_path):
+    code = USE.replace("len(cache.contents())", '"-"')
+    result = run_python(code, MINIGRAD_KERNELS="off", MINIGRAD_CACHE=str(tmp_path / "c"), PATH="")
+    assert (result.stdout.strip(), result.stderr) == ("reference -", "")
+    assert not (tmp_path / "c").exists()
+    wrong = run_python("import minigrad", check=False, MINIGRAD_KERNELS="fast")
+    assert "MINIGRAD_KERNELS must be 'on' or 'off', got 'fast'" in wrong.stderr
+
+
+def test_without_compiler_and_reference_there_is_an_error():
+    code = """
+    import numpy as np
+    from minigrad.kernels import ElementwiseKernel
+    try:
+        ElementwiseKernel("T x", "T y", "y = x")(np.ones(2))
+    except RuntimeError as error:
+        print(error)
+    """
+    assert "install a C++ compiler" in run_python(code, MINIGRAD_KERNELS="off").stdout
+
+
+def test_import_starts_nothing(tmp_path):
+    """`import minigrad` neither looks for a compiler nor makes a folder."""
+    code = "import sys, minigrad; print('subprocess' in sys.modules and 'x')"
+    run_python(code, MINIGRAD_CACHE=str(tmp_path / "c"))
+    assert not (tmp_path / "c").exists()
+
+
+def test_the_array_struct_is_numpys():
+    """What the compiled loop reads of an array, read here: dtype and flags lie where it takes them to."""
+    array = np.zeros((3, 4), np.float32)
+    start = id(array) + object.__basicsize__
+    word = ctypes.sizeof(ctypes.c_void_p)
+    assert ctypes.c_void_p.from_address(start).value == array.ctypes.data
+    assert ctypes.c_int.from_address(start + word).value == 2
+    assert ctypes.c_void_p.from_address(start + 5 * word).value == id(array.dtype)
+    assert ctypes.c_int.from_address(start + 6 * word).value == array.flags.num
+    assert signal.getsignal(signal.SIGINT) is not None
