@@ -8,6 +8,7 @@ import ast
 import contextlib
 import importlib
 import inspect
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +17,27 @@ import numpy as np
 import nvrtc
 import pytest
 
-import minigrad.nn
-import minigrad.optim
-from minigrad.kernels import KERNELS
+import minigrad
+from minigrad.kernels import ElementwiseKernel
+from minigrad.optim.skipping import guarded
 
 PACKAGE = Path(minigrad.__file__).parent
+
+
+def kernels() -> dict[str, ElementwiseKernel]:
+    """All that the package has in its modules, and what is made of those that optimizers step with."""
+    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages([str(PACKAGE)], "minigrad.")]
+    found = [(m, k) for m in modules for k in vars(m).values() if isinstance(k, ElementwiseKernel)]
+    stepping = [guarded(k) for m, k in found if m.__name__.startswith("minigrad.optim.")]
+    return {k.name: k for k in [*(k for _, k in found), *stepping]}
+
+
+KERNELS = kernels()
+
+
+def test_there_are_kernels():
+    assert len(KERNELS) >= 10
+    assert "radam_guarded" in KERNELS
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +66,7 @@ def dtypes(kernel: Any) -> list[dict[str, str]]:
     ("kernel", "types"),
     [
         pytest.param(kernel, types, id="-".join([kernel.name, *types.values()]))
-        for kernel in sorted(KERNELS, key=lambda kernel: kernel.name)
+        for _, kernel in sorted(KERNELS.items())
         for types in dtypes(kernel)
     ],
 )
@@ -103,8 +120,7 @@ def check_economy(kernel: Any, arch: int) -> None:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_radam_is_economical(compiler, arch):
-    (radam,) = [kernel for kernel in KERNELS if kernel.name == "radam"]
-    check_economy(radam, arch)
+    check_economy(KERNELS["radam"], arch)
 
 
 class Text(NamedTuple):

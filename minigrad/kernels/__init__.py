@@ -1,5 +1,5 @@
 """Kernels: one text of C++ for an element, run over NumPy arrays by the CPU and over CuPy's by the GPU."""
 
-from .elementwise import KERNELS, ElementwiseKernel
+from .elementwise import ElementwiseKernel
 
-__all__ = ["KERNELS", "ElementwiseKernel"]
+__all__ = ["ElementwiseKernel"]

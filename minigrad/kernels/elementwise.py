@@ -4,7 +4,6 @@ import inspect
 import itertools
 import math
 import struct
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,9 +12,6 @@ import numpy
 from ..backend import namespace, of
 from .plan import SOUND, WRITABLE, Plan
 from .source import DTYPES, Kind, parse
-
-KERNELS: "weakref.WeakSet[ElementwiseKernel]" = weakref.WeakSet()
-"""All kernels of this process."""
 
 
 class ElementwiseKernel:
@@ -41,7 +37,8 @@ class ElementwiseKernel:
         operation: what is done to one element. `i` is its number, `n` how many there are.
         name: a name for the compiled function.
         preamble: C++ before the function, such as functions of its own.
-        loop_prep, after_loop: done by each thread before its elements and after them.
+        loop_prep, after_loop: done by each thread before its elements and after them; on a CPU before
+            and after each block of them.
         options: for CuPy's compiler alone.
         reference: the same in array code, a function of the inputs, or of inputs and outputs if the text
             reads these. It returns the outputs. float16 arrays are given to it as float32.
@@ -79,9 +76,7 @@ class ElementwiseKernel:
         self.reference = reference
         self.params = [*parse(in_params, False, name), *parse(out_params, True, name)]
         self.nin = sum(not p.out for p in self.params)
-        self.reads_outputs = reference is not None and len(inspect.signature(reference).parameters) == len(
-            self.params
-        )
+        self.reads_outputs = reference is not None and _takes(reference, len(self.params))
         names = [p.name for p in self.params]
         if len(set(names)) < len(names) or self.nin == len(names):
             raise ValueError(
@@ -90,7 +85,6 @@ class ElementwiseKernel:
         self._plans: dict[tuple[Kind, ...], Plan] = {}
         self._seen: dict[tuple, Plan] = {}  # by the types of the arguments, for calls without raw or lists
         self._cupy: Any = None
-        KERNELS.add(self)
 
     def __repr__(self) -> str:
         return f"ElementwiseKernel({self.in_params!r}, {self.out_params!r}, name={self.name!r})"
@@ -184,9 +178,9 @@ class ElementwiseKernel:
                     raise TypeError(f"{self.name}: {p.name!r} cannot be a list that is empty, or raw")
                 forms[k], dtypes = "pieces", {a.dtype for a in arg}
             elif isinstance(arg, numpy.ndarray):
-                forms[k], dtypes = "array", {arg.dtype}
+                forms[k], dtypes = "raw" if p.raw else "array", {arg.dtype}
             elif arg is None:
-                forms[k], dtypes = "array", set()
+                forms[k], dtypes = "raw" if p.raw else "array", set()
             elif p.out or p.raw:
                 raise TypeError(f"{self.name}: {p.name!r} must be an array, got {type(arg).__name__}")
             elif not isinstance(arg, (bool, int, float, numpy.generic)):
@@ -323,6 +317,15 @@ class ElementwiseKernel:
         for out, result in zip(outs, results, strict=True):
             out[...] = result
         return outs[0] if len(outs) == 1 else outs
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with that many arguments."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    return True
 
 
 def _in_a_row(arrays: list) -> Any:

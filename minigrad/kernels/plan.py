@@ -2,21 +2,28 @@
 
 import functools
 import itertools
+import operator
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
 
 from . import compiler
-from .source import Kind, Param, array_types, generate, layout
+from .source import BLOCK, Kind, Param, array_types, generate, layout
 
 enabled = compiler.enabled()
 
 SOUND, WRITABLE = 0x101, 0x501  # NumPy's flags for: in C order and aligned; and also writable
 
-_BLOCK = 1 << 14  # elements that the reference computes at a time, so that what it makes stays in the cache
 _WORTH_A_THREAD = 10 << 20  # bytes: one core passes over them in about twice the time that a thread takes
+
+
+def _taker(places: list[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """A function that takes what is at these places."""
+    if len(places) > 1:
+        return operator.itemgetter(*places)
+    return lambda args: [args[place] for place in places]
 
 
 class Plan:
@@ -35,7 +42,13 @@ class Plan:
                 "set MINIGRAD_KERNELS=off"
             )
         code = layout(kernel.params, kinds)
-        lists = sum(kind.form == "pieces" for kind in kinds)
+        of_form = {
+            form: [k for k, kind in enumerate(kinds) if kind.form == form]
+            for form in ("scalar", "array", "raw", "pieces")
+        }
+        self._scalars, self._arrays = _taker(of_form["scalar"]), _taker(of_form["array"])
+        self._raw, self._pieces = of_form["raw"], of_form["pieces"]
+        lists = len(self._pieces)
         self._packed = functools.cache(lambda count: struct.Struct(f"{code}{lists * count}P{count}n").pack)
         self._dtypes = [id(dtype) for dtype in array_types(kernel.params, kinds).values()]
         self._helpers = compiler.threads() - 1
@@ -62,19 +75,15 @@ class Plan:
         if self.function is None or not enabled:
             self._by_reference(n, args, stops)
             return
-        values: list[Any] = [n, 1 + min(n * self._bytes // _WORTH_A_THREAD, self._helpers), *self._dtypes]
-        tables: list[Any] = []
-        for p, kind, arg in zip(self.kernel.params, self.kinds, args, strict=True):
-            if kind.form == "scalar":
-                values.append(arg)
-            elif kind.form == "pieces":
-                tables += map(id, arg)
-            else:
-                values.append(id(arg))
-                if p.raw:
-                    values.append(arg.size)
+        threads = 1 + min(n * self._bytes // _WORTH_A_THREAD, self._helpers)
+        values = [n, threads, *self._dtypes, *self._scalars(args), *map(id, self._arrays(args))]
+        for place in self._raw:
+            values += id(args[place]), args[place].size
         count = len(stops)
-        problem = self.function(self._packed(count)(*values, count, *tables, *stops))
+        values.append(count)
+        for place in self._pieces:
+            values += map(id, args[place])
+        problem = self.function(self._packed(count)(*values, *stops))
         if problem == 3:
             self.run(n, self._plain(n, args, stops), stops)
         elif problem == 1:
@@ -101,15 +110,15 @@ class Plan:
         return [
             [plain(p, kind, a, size) for a, size in zip(arg, sizes, strict=True)]
             if kind.form == "pieces"
-            else plain(p, kind, arg, arg.size if p.raw else n)
-            if kind.form == "array"
+            else plain(p, kind, arg, arg.size if kind.form == "raw" else n)
+            if kind.form != "scalar"
             else arg
             for p, kind, arg in zip(self.kernel.params, self.kinds, args, strict=True)
         ]
 
     def _inputs_copied(self, args: Sequence[Any]) -> list[Any]:
         return [
-            [a.copy() for a in arg] if kind.form == "pieces" else arg.copy() if kind.form == "array" else arg
+            [a.copy() for a in arg] if kind.form == "pieces" else arg.copy() if kind.form != "scalar" else arg
             for kind, arg in zip(self.kinds[: self.kernel.nin], args, strict=False)
         ] + list(args[self.kernel.nin :])
 
@@ -128,13 +137,13 @@ class Plan:
         stops = stops or (n,)
         for k, stop in enumerate(stops):
             start = stops[k - 1] if k else 0
-            for begin in range(start, stop, n if whole else _BLOCK):
-                end = stop if whole else min(stop, begin + _BLOCK)
+            for begin in range(start, stop, n if whole else BLOCK):
+                end = stop if whole else min(stop, begin + BLOCK)
                 block = []
-                for p, kind, arg in zip(self.kernel.params, self.kinds, args, strict=True):
+                for kind, arg in zip(self.kinds, args, strict=True):
                     if kind.form == "pieces":
                         arg = arg[k].reshape(-1)[begin - start : end - start]
-                    elif kind.form == "array" and not p.raw:
+                    elif kind.form == "array":
                         arg = arg.reshape(-1)[begin:end]
                     block.append(arg)
                 wide = [

@@ -63,11 +63,17 @@ TYPES = {
     "float64": Type("double", "d"),
 }
 
+FIELDS = {"scalar": "", "array": "P", "raw": "Pn"}
+"""The order in which arguments of these forms stand in a call's block, and their codes in `struct`."""
+
+BLOCK = 1 << 14
+"""How many elements are done at a time, by a thread or by the reference: so that all stays in a cache."""
+
 DTYPES = {numpy.dtype(name): name for name in TYPES}
 
 
 class Kind(NamedTuple):
-    """What was given for a parameter in a call: `form` is 'scalar', 'array' or 'pieces'."""
+    """What was given for a parameter in a call: `form` is 'scalar', 'array', 'raw' or 'pieces'."""
 
     form: str
     dtype: Any  # a NumPy dtype
@@ -79,10 +85,12 @@ class Kind(NamedTuple):
 # over a thousand elements.
 PRELUDE = """
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -177,30 +185,51 @@ int _problem(const _Call& _call) {{
     return 0;
 }}
 
+// Threads of our own that end with the call: those of OpenMP go on spinning, and take the cores from the
+// matrix product that comes next. One takes some 40 microseconds to come to life, so nobody waits for it:
+// each thread has a share of the blocks and goes through it from the front, and then through those of
+// others from the back. What a late one finds to do is nothing.
+struct _Work {{
+    struct Share {{ atomic<ptrdiff_t> taken{{0}}, from_back{{0}}; }};
+
+    const _Call* call;
+    const ptrdiff_t threads, blocks;
+    unique_ptr<Share[]> shares;
+    atomic<ptrdiff_t> done{{0}};
+
+    _Work(const _Call* call)
+        : call(call), threads(call->_threads), blocks((call->_n + {block} - 1) / {block}),
+          shares(new Share[call->_threads]) {{}}
+
+    void help(ptrdiff_t self) {{
+        for (ptrdiff_t turn = 0; turn < threads; ++turn) {{
+            const ptrdiff_t k = (self + turn) % threads;
+            const ptrdiff_t first = blocks * k / threads, last = blocks * (k + 1) / threads;
+            Share& share = shares[k];
+            for (ptrdiff_t b = first; share.taken < last - first && share.taken++ < last - first; ++b) {{
+                const ptrdiff_t block = turn ? last - 1 - share.from_back++ : b;
+                _range(*call, block * {block}, min(call->_n, (block + 1) * {block}));
+                ++done;
+            }}
+        }}
+    }}
+}};
+
 }}
 
 extern "C" int {name}(const _Call* call) noexcept try {{
     if (int problem = _problem(*call)) return problem;
-    const ptrdiff_t threads = call->_threads, n = call->_n;
-    if (threads < 2) {{
-        _range(*call, 0, n);
+    if (call->_threads < 2) {{
+        _range(*call, 0, call->_n);
         return 0;
     }}
-    // Threads of our own that end with the call: those of OpenMP go on spinning, and take the cores from
-    // the matrix product that comes next. Starting one costs some 20 microseconds.
-    const ptrdiff_t share = (n / threads + 63) / 64 * 64;
-    vector<thread> others;
-    others.reserve(threads);
-    for (ptrdiff_t k = 1; k < threads && k * share < n; ++k) {{
-        const ptrdiff_t begin = k * share, end = k + 1 < threads ? min(n, begin + share) : n;
-        try {{
-            others.emplace_back([=] {{ _range(*call, begin, end); }});
-        }} catch (...) {{
-            _range(*call, begin, end);  // there are no more threads to be had
-        }}
+    const auto work = make_shared<_Work>(call);
+    try {{
+        for (ptrdiff_t k = 1; k < work->threads; ++k) thread([=] {{ work->help(k); }}).detach();
+    }} catch (...) {{  // there are no more to be had
     }}
-    _range(*call, 0, min(n, share));
-    for (thread& other : others) other.join();
+    work->help(0);
+    while (work->done < work->blocks) this_thread::yield();
     return 0;
 }} catch (...) {{
     return 4;  // no memory
@@ -212,22 +241,23 @@ def generate(kernel: Any, kinds: Sequence[Kind]) -> str:
     """The C++ source of `kernel` for arguments of these kinds, one for each of its parameters."""
     types = [TYPES[DTYPES[kind.dtype]].cpp for kind in kinds]
     typedefs = {p.type: cpp for p, cpp in zip(kernel.params, types, strict=True) if p.placeholder}
-    fields, unpack, pieces, bind, checks = [], [], [], [], []
+    unpack, pieces, bind, checks = [], [], [], []
+    fields: dict[str, list[str]] = {form: [] for form in FIELDS}
     for p, kind, cpp in zip(kernel.params, kinds, types, strict=True):
         t = cpp if p.out else f"const {cpp}"
         if kind.form == "scalar":
-            fields.append(f"{'float' if cpp == 'float16' else cpp} {p.name};")
+            fields["scalar"].append(f"{'float' if cpp == 'float16' else cpp} {p.name};")
             unpack.append(f"{t} {p.name} = _call.{p.name};")
             continue
         lookup = f"_data<{cpp}>(_call.{p.name})"
         check = f"if (!_plain({{0}}, _call._{p.type}, {{1}})) return 3; "
         check += f"{'_outs' if p.out else '_ins'}.push_back(_memory<{cpp}>({{0}}, {{1}}));"
-        if p.raw:
-            fields.append(f"const void* {p.name}; ptrdiff_t {p.name}_size;")
+        if kind.form == "raw":
+            fields["raw"].append(f"const void* {p.name}; ptrdiff_t {p.name}_size;")
             unpack.append(f"{t}* __restrict {p.name} = {lookup};")
             checks.append(check.format(f"_call.{p.name}", f"_call.{p.name}_size"))
         elif kind.form == "array":
-            fields.append(f"const void* {p.name};")
+            fields["array"].append(f"const void* {p.name};")
             unpack.append(f"{t}* __restrict _{p.name} = {lookup};")
             bind.append(f"{t}& {p.name} = _{p.name}[i];")
             checks.append(check.format(f"_call.{p.name}", "_call._n"))
@@ -255,7 +285,7 @@ def generate(kernel: Any, kinds: Sequence[Kind]) -> str:
             TEMPLATE.format(
                 name=kernel.name,
                 dtypes="".join(f"const void* _{t}; " for t in array_types(kernel.params, kinds)),
-                fields="\n    ".join(fields),
+                fields="\n    ".join(line for lines in fields.values() for line in lines),
                 lists=len(pieces),
                 unpack="\n    ".join(unpack),
                 loop_prep=kernel.loop_prep,
@@ -265,6 +295,7 @@ def generate(kernel: Any, kinds: Sequence[Kind]) -> str:
                 close_pieces=close_pieces,
                 after_loop=kernel.after_loop,
                 checks="\n    ".join(checks),
+                block=BLOCK,
             ),
         ]
     )
@@ -277,10 +308,8 @@ def array_types(params: Sequence[Param], kinds: Sequence[Kind]) -> dict[str, Any
 
 def layout(params: Sequence[Param], kinds: Sequence[Kind]) -> str:
     """The fixed fields of `_Call` for Python's `struct`, which aligns them as C does."""
-    codes = ["nn", "P" * len(array_types(params, kinds))]
-    for p, kind in zip(params, kinds, strict=True):
-        if kind.form == "scalar":
-            codes.append(TYPES[DTYPES[kind.dtype]].code)
-        elif kind.form == "array":
-            codes.append("Pn" if p.raw else "P")
-    return "".join(codes) + "n"
+    codes: dict[str, str] = dict.fromkeys(FIELDS, "")
+    for kind in kinds:
+        if kind.form in codes:
+            codes[kind.form] += FIELDS[kind.form] or TYPES[DTYPES[kind.dtype]].code
+    return "nn" + "P" * len(array_types(params, kinds)) + "".join(codes.values()) + "n"

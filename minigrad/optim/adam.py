@@ -1,7 +1,7 @@
 """Adam, and its variants AdamW (decoupled decay) and AMSGrad."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from ..kernels import ElementwiseKernel
@@ -119,7 +119,7 @@ class Adam(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def kernel(self, group: dict[str, Any]) -> tuple[ElementwiseKernel, Sequence[str]]:
+    def kernel(self, group: dict[str, Any]) -> tuple[ElementwiseKernel, tuple[str, ...]]:
         return (amsgrad_kernel, self.state_names) if group["amsgrad"] else (kernel, self.state_names[:2])
 
     def scalars(self, group: dict[str, Any], t: int) -> tuple[Any, ...]:

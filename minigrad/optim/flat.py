@@ -69,6 +69,7 @@ class Flat:
         self.state: dict[str, Array] = {}
         self.wide = numpy.dtype("float32") if str(first.dtype) == "float16" else first.dtype
         self.unused = self._new("empty", self.wide, first, size=0)
+        self._rows: dict[tuple[str, ...], list[Array]] = {}  # what a rule with this state writes to
         self._plans: dict[ElementwiseKernel, Any] = {}
         self.adopt()
 
@@ -126,13 +127,14 @@ class Flat:
             grads = [p.node.grad._data for p in self.params]  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
         except AttributeError:  # one has none, or requires none any more
             return self._some(name)
-        plain = (
+        steps, count = self.steps, len(grads)
+        if (
             [g.shape for g in grads] == self.shapes
-            and [g.dtype for g in grads].count(self.row.dtype) == len(grads)
-            and {*map(type, grads)} == {type(self.row)}
-        )
-        if plain and self.steps.count(self.steps[0]) == len(grads):
-            return [Run(self, 0, len(grads), grads)]
+            and [g.dtype for g in grads].count(self.row.dtype) == count
+            and [*map(type, grads)].count(type(self.row)) == count
+            and steps.count(steps[0]) == count
+        ):
+            return [Run(self, 0, count, grads)]
         return self._some(name)
 
     def _some(self, name: str) -> list[Run]:
@@ -156,21 +158,23 @@ class Flat:
     def launch(
         self,
         kernel: ElementwiseKernel,
-        names: Sequence[str],
+        names: tuple[str, ...],
         scalars: Sequence[Any],
         run: Run,
         go: Array | None = None,
     ) -> None:
         """Run `kernel` over the gradients, parameters and state of `run`, at once; if `go` is true there."""
-        self.ensure(names)
-        rows = [self.row, *(self.state[name] for name in names)]
+        rows = self._rows.get(names)
+        if rows is None:
+            self.ensure(names)
+            rows = self._rows[names] = [self.row, *(self.state[name] for name in names)]
         stops = self.stops
         start, stop = stops[run.first - 1] if run.first else 0, stops[run.last - 1]
-        if stop - start < self.stops[-1]:
-            rows = [row[start:stop] for row in rows]
-            stops = [s - start for s in stops[run.first : run.last]]
         if start == stop:
             return
+        if stop - start < stops[-1]:
+            rows = [row[start:stop] for row in rows]
+            stops = [s - start for s in stops[run.first : run.last]]
         inputs = [run.grads, *scalars] if names else [run.grads, *scalars, self.unused]
         if go is not None:
             kernel = guarded(kernel)

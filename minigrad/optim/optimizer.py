@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from operator import is_not
 from types import MappingProxyType
 from typing import Any
@@ -120,7 +120,7 @@ class Optimizer:
 
     # --- stepping ----------------------------------------------------------------------------------
 
-    def kernel(self, group: dict[str, Any]) -> tuple[ElementwiseKernel, Sequence[str]]:
+    def kernel(self, group: dict[str, Any]) -> tuple[ElementwiseKernel, tuple[str, ...]]:
         """The kernel for the settings of `group`, and the names of the state that it changes.
 
         Its inputs are the gradient and then what `scalars` gives; its outputs are the parameter and the

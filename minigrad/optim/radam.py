@@ -7,7 +7,8 @@ to, and r_t, which grows from 0 to 1 with it, takes out the variance that they l
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from ..kernels import ElementwiseKernel
@@ -31,6 +32,7 @@ def rho_infinity(beta2: float) -> float:
     return 2 / (1 - beta2) - 1
 
 
+@lru_cache(16)  # for all groups of a step, and for r
 def rho(t: int, beta2: float) -> float:
     """ρ_t = ρ_∞ - 2 t β2^t / (1 - β2^t), its length after t steps.
 
@@ -151,7 +153,7 @@ class RAdam(Optimizer):
                 stacklevel=2,
             )
 
-    def kernel(self, group: dict[str, Any]) -> tuple[ElementwiseKernel, Sequence[str]]:
+    def kernel(self, group: dict[str, Any]) -> tuple[ElementwiseKernel, tuple[str, ...]]:
         return kernel, self.state_names
 
     def scalars(self, group: dict[str, Any], t: int) -> tuple[Any, ...]:

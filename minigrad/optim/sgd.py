@@ -1,6 +1,6 @@
 """Stochastic gradient descent, with momentum."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from ..kernels import ElementwiseKernel
@@ -99,7 +99,7 @@ class SGD(Optimizer):
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("SGD: nesterov needs a momentum above 0 and no dampening")
 
-    def kernel(self, group: dict[str, Any]) -> tuple[ElementwiseKernel, Sequence[str]]:
+    def kernel(self, group: dict[str, Any]) -> tuple[ElementwiseKernel, tuple[str, ...]]:
         return (with_momentum, self.state_names) if group["momentum"] else (plain, ())
 
     def scalars(self, group: dict[str, Any], t: int) -> tuple[Any, ...]:

@@ -13,37 +13,13 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from timing import Task, find, times
 
 import minigrad as mg
-
-Task = dict[str, Callable[[], Any]]  # what each library does for one measurement
-
-
-def best_times(task: Task, seconds: float, burst: float = 0.02) -> dict[str, float]:
-    """The shortest time of each library; they take turns, a burst each, for about `seconds` in all."""
-    best = dict.fromkeys(task, float("inf"))
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        for name, run in task.items():
-            run()  # to warm the caches again
-            turn = time.perf_counter() + burst
-            while (start := time.perf_counter()) < turn:
-                run()
-                best[name] = min(best[name], time.perf_counter() - start)
-    return best
-
-
-def find(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
-
 
 torch, jax, autograd, mygrad = (find(name) for name in ("torch", "jax", "autograd", "mygrad"))
 
@@ -225,14 +201,14 @@ def main() -> None:
         ops_in_one = 2 if "negative" in name else 1
         show(
             f"{name}, 4 floats, a chain of {CHAIN}: forward + backward, for each op",
-            best_times(chain(op), seconds),
+            times(chain(op), seconds),
             1e-6 * CHAIN * ops_in_one,
             "us",
         )
     for sizes, batch in (((64, 64, 10), 32), ((784, 512, 256, 10), 128)):
         net = f"{'-'.join(map(str, sizes))} at batch {batch}"
-        show(f"{net}: forward + backward", best_times(perceptron(sizes, batch, False), seconds), 1e-6, "us")
-        show(f"{net}: the whole RAdam step", best_times(perceptron(sizes, batch, True), seconds), 1e-6, "us")
+        show(f"{net}: forward + backward", times(perceptron(sizes, batch, False), seconds), 1e-6, "us")
+        show(f"{net}: the whole RAdam step", times(perceptron(sizes, batch, True), seconds), 1e-6, "us")
     show("import, in a fresh interpreter", import_times(["numpy", "minigrad"], 7), 1e-3, "ms")
 
 
