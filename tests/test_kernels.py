@@ -420,7 +420,7 @@ def test_a_damaged_file_is_compiled_anew(tmp_path):
 def test_files_that_others_can_write_to_are_not_loaded(tmp_path):
     folder = tmp_path / "cache"
     use(folder)
-    evil = 'extern "C" int triple(void*) { __builtin_trap(); }'
+    evil = 'extern "C" int run_triple(void*) { __builtin_trap(); }'
     for path in folder.glob("triple-*"):
         found = compiler.find()
         assert found is not None

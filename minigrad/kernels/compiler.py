@@ -128,7 +128,7 @@ _unavailable: list[str] = []  # the reason, once it is known: a compiler that ha
 
 
 def function(name: str, source: str) -> Any:
-    """The compiled function `name` of `source`: from this process, the cache folder, or the compiler.
+    """The compiled function `run_name` of `source`: from this process, the cache folder, or the compiler.
 
     Raises:
         CompileError: the text is wrong.
@@ -143,7 +143,7 @@ def function(name: str, source: str) -> Any:
             except UnavailableError as error:
                 _unavailable.append(str(error))
                 raise
-        found = getattr(_libraries[source][0], name)
+        found = getattr(_libraries[source][0], f"run_{name}")
     found.argtypes = [ctypes.c_char_p]
     found.restype = ctypes.c_int
     return found
@@ -175,7 +175,7 @@ def _library(name: str, source: str) -> tuple[ctypes.CDLL, tuple[str, ...]]:
     raise problem
 
 
-_PROBE = 'extern "C" int probe(const char*) { return 0; }'
+_PROBE = 'extern "C" int run_probe(const char*) { return 0; }'
 
 
 def works() -> str | None:

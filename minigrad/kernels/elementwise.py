@@ -302,7 +302,8 @@ class ElementwiseKernel:
         for k, arg in enumerate(ready[: self.nin]):
             if of(arg) is not None and any(cupy.may_share_memory(arg, out) for out in outs):
                 ready[k] = arg.copy()
-        return self._cupy(*ready) if size is None else self._cupy(*ready, size=size)
+        with next(arg for arg in ready if of(arg) is not None).device:  # of several GPUs, where they live
+            return self._cupy(*ready) if size is None else self._cupy(*ready, size=size)
 
     def _by_reference_alone(self, args: tuple) -> Any:
         """In any other namespace of the Array API standard."""

@@ -217,7 +217,7 @@ struct _Work {{
 
 }}
 
-extern "C" int {name}(const _Call* call) noexcept try {{
+extern "C" int run_{name}(const _Call* call) noexcept try {{
     if (int problem = _problem(*call)) return problem;
     if (call->_threads < 2) {{
         _range(*call, 0, call->_n);

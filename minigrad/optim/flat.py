@@ -180,7 +180,7 @@ class Flat:
             kernel = guarded(kernel)
             inputs.append(go)
         args = inputs + rows
-        if not isinstance(self.row, numpy.ndarray):
+        if type(self.row) is not numpy.ndarray:
             kernel(*args)
             return
         plan = self._plans.get(kernel)

@@ -1,6 +1,6 @@
 """The RAdam step beside torch's, NumPy's and JAX's, and beside what memory allows; all in one run.
 
-    python tests/benchmarks/optimizers.py [steps] [training] [blas]
+    python tests/benchmarks/optimizers.py [steps] [training] [blas] [gpu]
 
 Shown are medians, and each as a multiple of minigrad's: above 1 means that minigrad is faster. In
 brackets are the aims, as minigrad's share of the other. The floor is the time that 28 bytes for each
@@ -259,8 +259,54 @@ def blas(seconds: float) -> None:
         print(f"    the two in one are {taken['one after the other'] / alone:.3f} of their sum (aim: 1.1)")
 
 
+# --- on a GPU ----------------------------------------------------------------------------------------
+
+
+def gpu(seconds: float) -> None:
+    """The step on a GPU, where there is one, beside torch's, and beside a copy of as many bytes there."""
+    cupy = find("cupy")
+    if cupy is None or not cupy.cuda.is_available():
+        print("gpu: CuPy is not installed, or finds no GPU")
+        return
+    wait = cupy.cuda.Device().synchronize
+    cuda = torch is not None and torch.cuda.is_available()
+
+    def waited(step: Callable[[], Any]) -> Callable[[], None]:
+        def run() -> None:
+            step()
+            wait()
+
+        return run
+
+    for name, (sizes, _) in CASES.items():
+        params = [mg.random.normal((n,)).to("cupy").detach().requires_grad_() for n in sizes]
+        for p in params:
+            p.grad = mg.random.normal(p.shape).to("cupy")
+        source, target = (cupy.zeros(28 * sum(sizes) // 8, cupy.float32) for _ in range(2))
+        task: Task = {"minigrad": waited(mg.optim.RAdam(params).step)}
+        task["copy"] = waited(functools.partial(cupy.copyto, target, source))
+        for title, make in (
+            {
+                "torch, foreach": functools.partial(torch.optim.RAdam, foreach=True),
+                "torch Adam, fused": functools.partial(torch.optim.Adam, fused=True),
+            }
+            if cuda
+            else {}
+        ).items():
+            theirs = [torch.randn(n, device="cuda", requires_grad=True) for n in sizes]
+            for p in theirs:
+                p.grad = torch.randn_like(p)
+            task[title] = waited(make(theirs).step)
+        taken = medians(task, seconds)
+        bandwidth = 28 * sum(sizes) / taken["minigrad"]
+        share = taken["copy"] / taken["minigrad"]
+        show(
+            f"GPU: RAdam step, {name} floats: {bandwidth / 1e9:.0f} GB/s, {share:.2f} of a copy's", taken, {}
+        )
+
+
 def main() -> None:
-    parts = {"steps": steps, "training": training, "blas": blas}
+    parts = {"steps": steps, "training": training, "blas": blas, "gpu": gpu}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
