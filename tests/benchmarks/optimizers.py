@@ -269,7 +269,6 @@ def gpu(seconds: float) -> None:
         print("gpu: CuPy is not installed, or finds no GPU")
         return
     wait = cupy.cuda.Device().synchronize
-    cuda = torch is not None and torch.cuda.is_available()
 
     def waited(step: Callable[[], Any]) -> Callable[[], None]:
         def run() -> None:
@@ -285,18 +284,15 @@ def gpu(seconds: float) -> None:
         source, target = (cupy.zeros(28 * sum(sizes) // 8, cupy.float32) for _ in range(2))
         task: Task = {"minigrad": waited(mg.optim.RAdam(params).step)}
         task["copy"] = waited(functools.partial(cupy.copyto, target, source))
-        for title, make in (
-            {
+        if torch is not None and torch.cuda.is_available():
+            for title, make in {
                 "torch, foreach": functools.partial(torch.optim.RAdam, foreach=True),
                 "torch Adam, fused": functools.partial(torch.optim.Adam, fused=True),
-            }
-            if cuda
-            else {}
-        ).items():
-            theirs = [torch.randn(n, device="cuda", requires_grad=True) for n in sizes]
-            for p in theirs:
-                p.grad = torch.randn_like(p)
-            task[title] = waited(make(theirs).step)
+            }.items():
+                theirs = [torch.randn(n, device="cuda", requires_grad=True) for n in sizes]
+                for p in theirs:
+                    p.grad = torch.randn_like(p)
+                task[title] = waited(make(theirs).step)
         taken = medians(task, seconds)
         bandwidth = 28 * sum(sizes) / taken["minigrad"]
         share = taken["copy"] / taken["minigrad"]
