@@ -38,7 +38,7 @@ def _kernels() -> Iterator[tuple[str, str]]:
     found = compiler.find()
     problem = compiler.works()
     if found is not None:
-        yield "compiler", f"{found.path}: {_version(found.path)}"
+        yield "compiler", f"{' '.join(found.command)}: {_version(found.command)}"
     if problem is not None:
         yield "kernels", f"not compiled, the reference computes: {problem}"
         return
@@ -49,9 +49,9 @@ def _kernels() -> Iterator[tuple[str, str]]:
     yield "cache", f"{len(kept)} libraries, {size / 1024:.0f} KiB, in {cache.location()}"
 
 
-def _version(path: str) -> str:
+def _version(command: tuple[str, ...]) -> str:
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10).stdout
+        said = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return said.partition("\n")[0]

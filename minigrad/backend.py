@@ -8,6 +8,8 @@ CuPy is imported when it is first asked for, never before.
 """
 
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -203,6 +205,14 @@ def refuse_dtype(op: str, dtype: Any) -> None:
     """Raise `TypeError` for what tensors cannot hold: complex numbers, strings, objects."""
     if not is_floating(dtype) and not any(kind in str(dtype) for kind in ("int", "bool")):
         raise TypeError(f"{op}: cannot hold {dtype}; tensors are of bools, integers or real floats")
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn, and point to the line outside this package that led here."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("minigrad."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level - 1)
 
 
 def check_axis(op: str, axis: int, ndim: int) -> int:

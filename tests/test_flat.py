@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -281,6 +282,52 @@ def test_a_gradient_that_is_the_parameter():
     assert p.tolist() == [1.5] * 4
 
 
+def exchange_data(p: mg.Tensor) -> None:
+    p.data = np.full(p.shape, 50.0)
+
+
+def exchange_in_place(p: mg.Tensor) -> None:
+    with mg.no_grad():
+        p *= 10
+
+
+def exchange_by_thawing(p: mg.Tensor) -> None:
+    p.requires_grad_(False)
+    p.requires_grad_(True)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("exchange", [exchange_data, exchange_in_place, exchange_by_thawing])
+def test_old_values_that_a_graph_or_somebody_holds_do_not_change(exchange, frozen):
+    """A parameter that is given another array gets other memory: its old one is not written to."""
+    p, q, r = parameters()[:1] + parameters()[3:5]
+    optimizer = SGD([p, q, r], lr=1.0)
+    give_gradients([p, q, r], 0)
+    optimizer.step()
+    if frozen:
+        p.requires_grad_(False)
+    kept, expected = p.detach(), p.detach().numpy()
+    factor = mg.tensor(1.0, dtype=mg.float64, requires_grad=True)
+    loss = (p.detach() * factor).sum()
+    with_graph = (p * factor).sum()
+    exchange(p)
+    give_gradients([p, q, r][1:] if not p.requires_grad else [p, q, r], 1)
+    optimizer.step()
+    np.testing.assert_array_equal(kept.numpy(), expected)
+    for result in (loss, with_graph):
+        factor.grad = None
+        refused = ""
+        try:
+            result.backward()
+        except RuntimeError as error:
+            refused = str(error)
+        if refused:
+            assert "overwritten" in refused
+        else:
+            gradient: Any = factor.grad
+            np.testing.assert_allclose(gradient.item(), expected.sum(), rtol=1e-12)
+
+
 def test_gradients_that_somebody_holds_do_not_change():
     p = mg.ones(3, requires_grad=True)
     optimizer = SGD([p], lr=0.1, momentum=0.9)
@@ -382,7 +429,7 @@ def test_the_guarded_kernel_of_the_gpu_on_the_cpu(rule, go, monkeypatch):
         def positive(self):
             return go
 
-    monkeypatch.setattr(optimizer, "judged", lambda due: (due, Arrived(np.array([go]), [])))
+    monkeypatch.setattr(optimizer, "judged", lambda due: (due, Arrived(np.array([go]), [], None, None)))
     one, two = parameters(), parameters()
     first, second = RULES[rule](one), RULES[rule](two)
     for t in range(8):
@@ -435,6 +482,135 @@ def test_lr_may_change_every_step():
         for p in two:
             p.data = p.detach() - 0.1 / (1 + t) * p.grad
     assert_same(one, two)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("lr", None),
+        ("lr", "0.1"),
+        ("lr", np.linspace(0.1, 0.5, 6)),
+        ("betas", (1.0, 0.999)),
+        ("eps", None),
+        ("weight_decay", "x"),
+    ],
+)
+def test_a_wrong_setting_changes_nothing(key, value):
+    params = parameters()
+    optimizer = Adam([{"params": params[:2]}, {"params": params[2:]}], lr=0.1)
+    for t in range(2):
+        give_gradients(params, t)
+        optimizer.step()
+    give_gradients(params, 2)
+    before = values(params)
+    optimizer.param_groups[1][key] = value
+    with pytest.raises((TypeError, ValueError, ZeroDivisionError)):
+        optimizer.step()
+    for a, b in zip(before, values(params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_settings_of_numpy_or_in_tensors_are_numbers_like_others(rule):
+    """Scalars are computed in float64, whatever they came in."""
+    one, two = parameters(), parameters()
+    first, second = RULES[rule](one), RULES[rule](two)
+    for t, make in enumerate((float, np.float64, np.array, lambda x: mg.tensor(x, dtype=mg.float64)) * 2):
+        give_gradients(one, t)
+        give_gradients(two, t)
+        first.param_groups[0]["lr"] = 0.015625
+        second.param_groups[0]["lr"] = make(0.015625)
+        first.step()
+        second.step()
+    assert_same(one, two, rtol=0)
+    narrow = AdamW([p := mg.ones(1, dtype=mg.float64, requires_grad=True)], lr=1e-4)
+    narrow.param_groups[0]["lr"] = np.float32(1e-4)
+    p.grad = mg.zeros(1, dtype=mg.float64)
+    narrow.step()
+    np.testing.assert_allclose(1 - p.item(), 1e-6, rtol=1e-7)
+
+
+@pytest.mark.parametrize("rule", ["sgd, maximize", "momentum", "amsgrad", "radam, skip"])
+def test_infinite_parameters_stay(rule):
+    """0 times infinity is NaN: without decay nothing is multiplied by it."""
+    p = mg.tensor([-math.inf, 1.0], requires_grad=True)
+    optimizer = RULES[rule]([p])
+    optimizer.param_groups[0].update(lr=0.1, weight_decay=0.0)
+    for _ in range(7):
+        p.grad = mg.tensor([0.0, 1.0])
+        optimizer.step()
+    assert p.tolist()[0] == -math.inf
+
+
+def test_empty_parameters_without_gradients():
+    for order in ([0, 1], [1, 0]):
+        pair = [mg.ones(2, requires_grad=True), mg.ones((0, 3), requires_grad=True)]
+        optimizer = RAdam([pair[k] for k in order], lr=0.1)
+        for _ in range(2):
+            pair[0].grad = mg.ones(2)
+            optimizer.step()
+        assert pair[0].tolist() != [1, 1]
+
+
+def test_groups_that_are_taken_away_take_their_state_along():
+    params = parameters()
+    optimizer = Adam([{"params": params[:3]}, {"params": params[3:]}])
+    give_gradients(params, 0)
+    optimizer.step()
+    group = optimizer.param_groups.pop()
+    saved = optimizer.state_dict()
+    assert list(saved["state"]) == [0, 1, 2]
+    optimizer.load_state_dict(saved)
+    optimizer.step()
+    optimizer.add_param_group(group)
+    optimizer.step()
+    assert optimizer.state[params[0]]["step"] == 3
+    assert optimizer.state[params[3]]["step"] == 1  # anew
+    assert len(optimizer._flats) == 2
+
+
+def test_closures_see_gradients_under_no_grad():
+    p = mg.ones(2, requires_grad=True)
+    optimizer = SGD([p], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = mg.square(p).sum()
+        loss.backward()
+        return loss
+
+    with mg.no_grad():
+        assert optimizer.step(closure).item() == 2
+    np.testing.assert_allclose(p.detach().numpy(), 0.8, rtol=1e-6)
+
+
+def test_betas_are_not_shared():
+    betas = [0.9, 0.99]
+    optimizer = Adam([{"params": parameters()[:1]}, {"params": parameters()[1:]}], betas=betas)  # pyright: ignore[reportArgumentType]
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.9, 0.99)] * 2
+
+
+def test_a_skipped_verdict_holds_no_gradients():
+    p = mg.ones(2, requires_grad=True)
+    optimizer = SGD([p], lr=0.1)
+    p.grad = mg.ones(2)
+    seen = weakref.ref(p.grad)
+    optimizer.step(skip_nonfinite=True)
+    optimizer.zero_grad()
+    assert seen() is None
+
+
+@pytest.mark.parametrize("lr", [math.nan, math.inf])
+def test_a_bad_lr_is_refused_before_anything_is_changed(lr):
+    params = parameters()
+    optimizer = SGD([{"params": params[:2]}, {"params": params[2:]}], lr=0.1)
+    give_gradients(params, 0)
+    before = values(params)
+    optimizer.param_groups[1]["lr"] = lr
+    with pytest.raises(ValueError, match=r"SGD: lr is (nan|inf), and nothing was changed"):
+        optimizer.step()
+    for a, b in zip(before, values(params), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_zero_grad_with_zeros():

@@ -98,6 +98,16 @@ def test_to_torch(kind, named):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+def test_what_torchs_schedules_leave_in_groups_is_kept():
+    theirs = Theirs("adam", start())
+    theirs.torch.optim.lr_scheduler.OneCycleLR(theirs.optimizer, 0.1, 20)
+    ours = Ours("adam", start())
+    ours.optimizer.load_state_dict(theirs.optimizer.state_dict())
+    assert [group["max_lr"] for group in ours.optimizer.param_groups] == [0.1, 0.1]
+    ours.optimizer.param_groups[0]["note"] = "my own"
+    ours.optimizer.load_state_dict(ours.optimizer.state_dict())
+
+
 def test_torchs_schedules_leave_a_key_that_is_kept():
     theirs = Theirs("adam", start())
     theirs.torch.optim.lr_scheduler.StepLR(theirs.optimizer, 2)
@@ -151,6 +161,9 @@ WRONG: dict[str, tuple[Any, str]] = {
     "shape": (lambda s: s["state"][0].update(exp_avg=np.ones((2, 1), np.float32)), r"\(2, 1\).*\(2,\)"),
     "dtype": (lambda s: s["state"][0].update(exp_avg=np.ones(2)), "float64, and cannot be kept as float32"),
     "integers": (lambda s: s["state"][0].update(exp_avg=np.ones(2, int)), "int64, and cannot"),
+    "negative step": (lambda s: s["state"][0].update(step=-3), "is -3.0, and not a count"),
+    "no step at all": (lambda s: s["state"][0].update(step=math.nan), "is nan, and not a count"),
+    "no state dict": (lambda s: s.pop("param_groups"), r"'param_groups', got \['state'\]"),
     "a parameter": (lambda s: s["state"].update({9: {}}), "parameter 9"),
     "groups": (lambda s: s["param_groups"].append({"params": []}), r"groups have \[3, 0\]"),
     "settings": (lambda s: s["param_groups"][0].update(momentum=0.9), r"unknown settings \['momentum'\]"),
@@ -202,6 +215,8 @@ def test_the_state_is_to_be_read():
     assert set(state[p]) == {"step", "exp_avg", "exp_avg_sq"}
     with pytest.raises(AttributeError):
         state.clear()
+    with pytest.raises(TypeError):
+        state[p]["step"] = 77
     state[p]["exp_avg"][...] = 0  # the optimizer's own array
     assert not optimizer.state[p]["exp_avg"].any()
 
@@ -281,6 +296,14 @@ def test_clipping_of_several_dtypes_and_devices():
     np.testing.assert_allclose([p.grad.item() for p in params], [1.0, 1.5, 3.0], rtol=1e-6)
     optim.clip_grad_value_(params, 2.0)
     np.testing.assert_allclose([p.grad.item() for p in params], [1.0, 1.5, 2.0], rtol=1e-6)
+
+
+def test_clipping_float16():
+    p = mg.ones(1000, dtype=mg.float16, requires_grad=True)
+    p.grad = mg.full(1000, 30000.0, dtype=mg.float16)
+    norm = optim.clip_grad_norm_(p, 1.0)
+    np.testing.assert_allclose(norm.item(), 30000 * math.sqrt(1000), rtol=1e-3)
+    np.testing.assert_allclose(p.grad.numpy(), math.sqrt(1e-3), rtol=1e-3)
 
 
 def test_large_gradients_do_not_overflow():

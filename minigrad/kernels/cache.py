@@ -5,23 +5,34 @@ load half a library can kill the process), and processes that make the same kern
 not disturb each other: each writes a file of its own and then renames it.
 """
 
+import atexit
 import contextlib
 import ctypes
 import functools
 import hashlib
 import os
+import shutil
 import stat
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
+
+from ..backend import warn
 
 SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 
 
+class LoadError(OSError):
+    """A library was made, but it cannot be loaded."""
+
+
+@functools.cache
 def location() -> Path:
-    """Where compiled kernels are kept: `MINIGRAD_CACHE`, or minigrad's folder in the user's cache."""
+    """Where compiled kernels are kept: `MINIGRAD_CACHE`, or minigrad's folder in the user's cache.
+
+    Raises `RuntimeError` where the user's home is not known.
+    """
     if os.environ.get("MINIGRAD_CACHE"):
         return Path(os.environ["MINIGRAD_CACHE"]).expanduser().absolute()
     if sys.platform == "win32":
@@ -50,30 +61,36 @@ def _folder(path: Path) -> Path | None:
         return None
     if not stat.S_ISDIR(about.st_mode) or _others_can_write(about):
         _warn(
-            f"the cache folder {path} is not used: it must be a folder of yours that nobody else can write to"
+            f"the cache folder {path} is not used: it must be a folder of yours, no link, "
+            "that nobody else can write to"
         )
         return None
     return path
 
 
 def _warn(problem: str) -> None:
-    warnings.warn(
+    warn(
         f"minigrad: {problem}; kernels are compiled anew in each process. "
         "MINIGRAD_CACHE names another folder",
         RuntimeWarning,
-        stacklevel=2,
     )
 
 
 def folder() -> Path | None:
     """The cache folder; None where there is none that is safe."""
-    return _folder(location())
+    try:
+        return _folder(location())
+    except RuntimeError as error:
+        _warn(f"there is no cache folder ({error})")
+        return None
 
 
 @functools.cache
-def _temporary() -> tempfile.TemporaryDirectory:
-    """A folder for this process alone, which goes when it ends."""
-    return tempfile.TemporaryDirectory(prefix="minigrad-", ignore_cleanup_errors=True)
+def _temporary(process: int) -> Path:
+    """A folder for this process alone, which goes when it ends (but not when a fork of it does)."""
+    path = tempfile.mkdtemp(prefix="minigrad-")
+    atexit.register(lambda: os.getpid() == process and shutil.rmtree(path, ignore_errors=True))
+    return Path(path)
 
 
 def load(name: str) -> ctypes.CDLL | None:
@@ -82,31 +99,28 @@ def load(name: str) -> ctypes.CDLL | None:
     if place is None:
         return None
     for path in sorted(place.glob(f"{name}-*{SUFFIX}")):
-        if _is_sound(path):
+        problem = _problem(path)
+        if problem is None:
             try:
                 return ctypes.CDLL(str(path))
             except OSError:  # as in a file system that lets nothing be executed
                 return None
-        warnings.warn(
-            f"minigrad: {path} is damaged, or somebody else can write to it; it is not loaded, and the "
-            "kernel is compiled anew",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        warn(f"minigrad: {path} is not loaded, since {problem}; the kernel is compiled anew", RuntimeWarning)
         with contextlib.suppress(OSError):
             path.unlink()
     return None
 
 
-def _is_sound(path: Path) -> bool:
-    """Whether it is a plain file of ours with the content that its name says."""
+def _problem(path: Path) -> str | None:
+    """None for a plain file of ours with the content that its name says, or what is wrong with it."""
     try:
         about = path.lstat()
         if not stat.S_ISREG(about.st_mode) or _others_can_write(about):
-            return False
-        return path.stem.rpartition("-")[2] == _checksum(path)
-    except OSError:
-        return False
+            return "it is somebody else's, or somebody else can write to it"
+        damaged = path.stem.rpartition("-")[2] != _checksum(path)
+    except OSError as error:
+        return f"it cannot be read ({error})"
+    return "it is damaged" if damaged else None
 
 
 def _checksum(path: Path) -> str:
@@ -120,13 +134,16 @@ def make(name: str, write: Callable[[Path], None]) -> ctypes.CDLL:
 
     Raises `OSError` if that fails, too, or what was written cannot be loaded.
     """
-    place = folder()
+    place, problem = folder(), None
     if place is not None:
         try:
             return _make(place, name, write)
         except OSError as error:
-            _warn(f"the cache folder {place} takes no libraries ({error})")
-    return _make(Path(_temporary().name), name, write)
+            problem = error
+    library = _make(_temporary(os.getpid()), name, write)
+    if problem is not None:  # and it was the folder's
+        _warn(f"the cache folder {place} takes no libraries ({problem})")
+    return library
 
 
 def _make(place: Path, name: str, write: Callable[[Path], None]) -> ctypes.CDLL:
@@ -134,7 +151,10 @@ def _make(place: Path, name: str, write: Callable[[Path], None]) -> ctypes.CDLL:
         path = Path(work) / f"kernel{SUFFIX}"
         write(path)
         path.chmod(0o700)
-        library = ctypes.CDLL(str(path))  # before it is kept: one that cannot be loaded shall not be
+        try:
+            library = ctypes.CDLL(str(path))  # before it is kept: one that cannot be loaded shall not be
+        except OSError as error:
+            raise LoadError(f"what was compiled cannot be loaded: {error}") from error
         os.replace(path, place / f"{name}-{_checksum(path)}{SUFFIX}")
     return library
 

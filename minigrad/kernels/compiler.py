@@ -6,17 +6,18 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
 
+from ..backend import warn
 from . import cache
 
 TIMEOUT = 60.0
@@ -38,7 +39,7 @@ FLAGS = (
 class Compiler(NamedTuple):
     """A C++ compiler on this machine."""
 
-    path: str
+    command: tuple[str, ...]
     identity: str
     """What a kernel compiled by it depends on besides source and flags: the compiler, and the CPU."""
 
@@ -61,13 +62,14 @@ def enabled() -> bool:
 
 @functools.cache
 def find() -> Compiler | None:
-    """The compiler that `CXX` names, or else the first of c++, g++ and clang++ on the PATH."""
-    for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
-        path = shutil.which(name)
+    """The compiler that `CXX` names, perhaps with arguments; or the first of c++, g++ and clang++."""
+    own = os.environ.get("CXX")
+    for words in [shlex.split(own)] if own else (["c++"], ["g++"], ["clang++"]):
+        path = shutil.which(words[0])
         if path:
-            real = os.path.realpath(path)
-            about = os.stat(real)
-            return Compiler(path, f"{real} {about.st_size} {about.st_mtime_ns} {_cpu()}")
+            files = [os.path.realpath(path) for path in map(shutil.which, words) if path]
+            dates = [f"{file} {os.stat(file).st_size} {os.stat(file).st_mtime_ns}" for file in files]
+            return Compiler((os.path.abspath(path), *words[1:]), " ".join([*words, *dates, _cpu()]))
     return None
 
 
@@ -90,7 +92,7 @@ def compile_source(compiler: Compiler, flags: tuple[str, ...], source: str, libr
         OSError: there is no room for the result.
     """
     # From a pipe, so that no file name gets into the result: it depends on the source alone.
-    command = [compiler.path, *flags, "-o", str(library), "-"]
+    command = [*compiler.command, *flags, "-o", str(library), "-"]
     try:
         # In a session of its own, so that the programs that the compiler starts can be stopped with it.
         process = subprocess.Popen(
@@ -103,12 +105,14 @@ def compile_source(compiler: Compiler, flags: tuple[str, ...], source: str, libr
             env={**os.environ, "LC_ALL": "C", "TMPDIR": str(library.parent)},
         )
     except OSError as error:
-        raise UnavailableError(f"{compiler.path} cannot be run: {error}") from error
+        raise UnavailableError(f"{compiler.command[0]} cannot be run: {error}") from error
     with process:
         try:
             output, _ = process.communicate(source.encode(), timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
-            raise UnavailableError(f"{compiler.path} did not come to an end within {TIMEOUT:g} s") from None
+            raise UnavailableError(
+                f"{compiler.command[0]} did not come to an end within {TIMEOUT:g} s"
+            ) from None
         finally:
             if process.poll() is None:
                 if hasattr(os, "killpg"):
@@ -119,10 +123,23 @@ def compile_source(compiler: Compiler, flags: tuple[str, ...], source: str, libr
     if "No space left" in message or "Disk quota" in message or "Read-only file system" in message:
         raise OSError(message)
     if process.returncode or not library.exists():
-        raise CompileError(f"{compiler.path} ended with {process.returncode}: {message[:4000]}")
+        lines = message.splitlines()
+        shown = "\n".join([*lines[:20], *(["…"] if len(lines) > 20 else [])]) or "it said nothing"
+        raise CompileError(f"{compiler.command[0]} ended with {process.returncode}: {shown}")
 
 
 _lock = threading.Lock()
+
+
+def _new_lock() -> None:
+    """In a fork, which would wait for ever for a lock that another thread of its parent had."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
+
 _libraries: dict[str, tuple[ctypes.CDLL, tuple[str, ...]]] = {}  # by their source; with the flags
 _unavailable: list[str] = []  # the reason, once it is known: a compiler that hangs is not asked twice
 
@@ -152,25 +169,32 @@ def function(name: str, source: str) -> Any:
 def _library(name: str, source: str) -> tuple[ctypes.CDLL, tuple[str, ...]]:
     compiler = find()
     if compiler is None:
-        raise UnavailableError("there is no C++ compiler on the PATH")
+        own = os.environ.get("CXX")
+        raise UnavailableError(
+            f"the compiler that CXX names, {own!r}, is not there"
+            if own
+            else "there is no C++ compiler on the PATH"
+        )
     _check_layout()
     keys = [
         hashlib.sha256("\n".join((compiler.identity, *flags, source)).encode()).hexdigest()[:32]
         for flags in FLAGS
     ]
     for flags, key in zip(FLAGS, keys, strict=True):
-        found = cache.load(f"{name}-{key}")
+        found = cache.load(f"{name[:40]}-{key}")
         if found is not None:
             return found, flags
     problem: Exception | None = None
     for flags, key in zip(FLAGS, keys, strict=True):
         try:
             write = functools.partial(compile_source, compiler, flags, source)
-            return cache.make(f"{name}-{key}", write), flags
+            return cache.make(f"{name[:40]}-{key}", write), flags
         except CompileError as error:
             problem = problem or error
+        except cache.LoadError as error:
+            raise CompileError(str(error)) from error
         except OSError as error:
-            raise UnavailableError(f"the compiled kernel could not be written or loaded: {error}") from error
+            raise UnavailableError(f"the compiled kernel could not be written: {error}") from error
     assert problem is not None
     raise problem
 
@@ -208,12 +232,11 @@ def warn_once(why: str) -> None:
     global _warned
     if not _warned:
         _warned = True
-        warnings.warn(
+        warn(
             f"minigrad: kernels are not compiled: {why}. Results are the same, but optimizer steps are "
             "slower. Install a C++ compiler (g++ or clang++), or name it in the environment variable CXX; "
             "MINIGRAD_KERNELS=off turns this message off",
             RuntimeWarning,
-            stacklevel=4,
         )
 
 
@@ -222,4 +245,4 @@ def threads() -> int:
     """How many threads a kernel may use: the cores of this process, or fewer by OMP_NUM_THREADS."""
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, int(limit))) if limit.isdigit() else cores
+    return max(1, min(cores, int(limit))) if limit.isdecimal() else cores

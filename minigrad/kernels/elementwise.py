@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import math
+import operator
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import numpy
 
 from ..backend import namespace, of
-from .plan import SOUND, WRITABLE, Plan
-from .source import DTYPES, Kind, parse
+from .plan import Plan, copied
+from .source import DTYPES, SOUND, WRITABLE, Kind, parse
 
 
 class ElementwiseKernel:
@@ -25,6 +26,10 @@ class ElementwiseKernel:
     Calling it with the inputs gives the outputs; calling it with inputs and outputs writes to these. An
     output may be read by the text, which so can change arrays in place. Inputs are broadcast, outputs are
     not. An input that overlaps an output is copied first. (CuPy's own kernels would race.)
+
+    Missing are CuPy's `no_return`, `return_tuple` and `reduce_dims`, and the methods of `raw` arrays. On a
+    CPU `max` and `min` are those of C++, which differ in what they make of NaN. In a text `return` and
+    `continue` end the work on an element.
 
     A list of arrays stands for all their elements in one row, with no need to copy them there: on CuPy
     they are. The other arrays of such a call have one axis. Lists of one call must be cut alike.
@@ -86,6 +91,9 @@ class ElementwiseKernel:
         self._seen: dict[tuple, Plan] = {}  # by the types of the arguments, for calls without raw or lists
         self._cupy: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_plans": {}, "_seen": {}, "_cupy": None}  # what was compiled stays here
+
     def __repr__(self) -> str:
         return f"ElementwiseKernel({self.in_params!r}, {self.out_params!r}, name={self.name!r})"
 
@@ -100,10 +108,12 @@ class ElementwiseKernel:
         """
         if size is None and (result := self._at_once(args)) is not None:
             return result
+        if any(arg is None or isinstance(arg, numpy.ma.MaskedArray) for arg in args):
+            raise TypeError(f"{self.name}: cannot take None or masked arrays")
         if len(args) not in (self.nin, len(self.params)):
             raise TypeError(
-                f"{self.name}: takes {self.nin} inputs, and then {len(self.params) - self.nin} outputs or "
-                f"none, got {len(args)} arguments"
+                f"{self.name}: takes {self.nin} inputs, or these and its outputs, {len(self.params)} in all; "
+                f"got {len(args)} arguments"
             )
         arrays = [a for arg in args for a in (arg if isinstance(arg, list) else (arg,))]
         backends = {its.name: its for a in arrays if not isinstance(a, numpy.generic) and (its := of(a))}
@@ -111,7 +121,10 @@ class ElementwiseKernel:
             raise ValueError(f"{self.name}: its arrays live on different devices, {sorted(backends)}")
         if not backends:
             kinds = ", ".join(type(a).__name__ for a in args)
-            raise TypeError(f"{self.name}: needs an array to know its types by, got {kinds}")
+            raise TypeError(
+                f"{self.name}: needs arrays of NumPy or CuPy, to know its types by, got {kinds} (of tensors, "
+                "give x.data; gradients do not flow through kernels)"
+            )
         if "cupy" in backends:
             return self._on_gpu(args, size)
         if "numpy" not in backends:
@@ -142,7 +155,11 @@ class ElementwiseKernel:
         return outs[0] if len(outs) == 1 else tuple(outs)
 
     def _on_cpu(self, args: tuple, size: int | None) -> Any:
-        given = list(args) + [None] * (len(self.params) - len(args))
+        if size is not None:
+            size = operator.index(size)
+        # As plain arrays; what is returned are the outputs as they were given.
+        given: list[Any] = [numpy.asarray(a) if isinstance(a, numpy.ndarray) else a for a in args]
+        given += [None] * (len(self.params) - len(args))
         kinds = self.kinds(given)
         shape = self._shape(given, size)
         for k, (p, kind) in enumerate(zip(self.params, kinds, strict=True)):
@@ -150,14 +167,18 @@ class ElementwiseKernel:
                 if p.raw:
                     raise TypeError(f"{self.name}: the raw output {p.name!r} must be given")
                 given[k] = numpy.empty(shape, kind.dtype)
-        outs = given[self.nin :]
+        outs = [*args[self.nin :]] or given[self.nin :]
         if math.prod(shape):
             ready, back = self._made_plain(given, kinds, shape)
             cut = next((a for a in ready if isinstance(a, list)), [])
             stops = list(itertools.accumulate(a.size for a in cut))
             plan = self.plan(kinds)
             plan.run(math.prod(shape), ready, stops)
-            if not cut and not any(p.raw for p in self.params):
+            plain = [
+                kind.form == "scalar" or type(a) is numpy.ndarray
+                for kind, a in zip(kinds, args, strict=False)
+            ]
+            if all(plain) and not any(p.raw for p in self.params):
                 self._seen[tuple(a.dtype if type(a) is numpy.ndarray else type(a) for a in args)] = plan
             for out, temporary in back:
                 out[...] = temporary.reshape(out.shape)
@@ -174,8 +195,8 @@ class ElementwiseKernel:
         for k in order:
             p, arg = self.params[k], given[k]
             if isinstance(arg, list):
-                if p.raw or not arg:
-                    raise TypeError(f"{self.name}: {p.name!r} cannot be a list that is empty, or raw")
+                if p.raw or not arg or not all(isinstance(a, numpy.ndarray) for a in arg):
+                    raise TypeError(f"{self.name}: {p.name!r} is raw, or an empty list, or one of no arrays")
                 forms[k], dtypes = "pieces", {a.dtype for a in arg}
             elif isinstance(arg, numpy.ndarray):
                 forms[k], dtypes = "raw" if p.raw else "array", {arg.dtype}
@@ -219,9 +240,9 @@ class ElementwiseKernel:
             elif isinstance(arg, numpy.ndarray) and not p.raw:
                 (outs if p.out else shapes).append(arg.shape)
         if not shapes + outs:
-            if size is None:
+            if size is None or size < 0:
                 raise ValueError(
-                    f"{self.name}: all arrays are raw; say how many elements there are with size="
+                    f"{self.name}: all arrays are raw; say how many elements there are with size=, got {size}"
                 )
             return (size,)
         if size is not None:
@@ -243,7 +264,10 @@ class ElementwiseKernel:
         for k, (p, kind) in enumerate(zip(self.params, kinds, strict=True)):
             arg = given[k]
             if kind.form == "scalar":
-                ready[k] = kind.dtype.type(arg).item()
+                try:
+                    ready[k] = kind.dtype.type(arg).item()
+                except (OverflowError, ValueError) as error:
+                    raise ValueError(f"{self.name}: {p.name!r} cannot be {arg!r} as {kind.dtype}") from error
             elif kind.form == "pieces":
                 if p.out and not all(a.flags.num & WRITABLE == WRITABLE for a in arg):
                     raise ValueError(
@@ -315,18 +339,16 @@ class ElementwiseKernel:
         results = results if isinstance(results, tuple) else (results,)
         if not outs:
             return results[0] if len(results) == 1 else results
-        for out, result in zip(outs, results, strict=True):
+        for out, result in zip(outs, copied(results), strict=True):
             out[...] = result
         return outs[0] if len(outs) == 1 else outs
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether a function can be called with that many arguments."""
-    try:
-        inspect.signature(function).bind(*range(count))
-    except TypeError:
-        return False
-    return True
+    """Whether a function is one of that many arguments, or of any number."""
+    params = inspect.signature(function).parameters.values()
+    required = [p for p in params if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    return len(required) == count or any(p.kind is p.VAR_POSITIONAL for p in params)
 
 
 def _in_a_row(arrays: list) -> Any:

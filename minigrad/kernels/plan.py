@@ -1,5 +1,6 @@
 """How a kernel runs over NumPy arrays of certain dtypes: compiled, or by its reference."""
 
+import copy
 import functools
 import itertools
 import operator
@@ -10,13 +11,16 @@ from typing import Any
 import numpy
 
 from . import compiler
-from .source import BLOCK, Kind, Param, array_types, generate, layout
+from .source import BLOCK, HALF, SOUND, Kind, Param, array_types, generate, layout
 
 enabled = compiler.enabled()
 
-SOUND, WRITABLE = 0x101, 0x501  # NumPy's flags for: in C order and aligned; and also writable
-
 _WORTH_A_THREAD = 10 << 20  # bytes: one core passes over them in about twice the time that a thread takes
+
+
+def copied(results: tuple) -> tuple:
+    """What a reference gave, safe from being overwritten while it is handed out: it may be its arguments."""
+    return results if len(results) == 1 else tuple(copy.copy(r) for r in results)
 
 
 def _taker(places: list[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -61,10 +65,14 @@ class Plan:
             compiler.warn_once(str(error))
         except compiler.CompileError as error:
             why = compiler.works()
-            if why is None and numpy.float16 not in [kind.dtype for kind in self.kinds]:
+            if why is None and numpy.float16 in [kind.dtype for kind in self.kinds]:
+                try:
+                    compiler.function("half", HALF)
+                except compiler.CompileError:
+                    why = "this compiler has no float16"
+            if why is None:
                 raise RuntimeError(f"{self.kernel.name}: its text cannot be compiled: {error}") from None
-            if why is not None:  # else it is a compiler that has no float16
-                compiler.warn_once(why)
+            compiler.warn_once(why)
         return None
 
     def run(self, n: int, args: Sequence[Any], stops: Sequence[int] = ()) -> None:
@@ -76,6 +84,7 @@ class Plan:
             self._by_reference(n, args, stops)
             return
         threads = 1 + min(n * self._bytes // _WORTH_A_THREAD, self._helpers)
+        # Arrays go as the addresses of their objects, which CPython's `id` is, see source.py.
         values = [n, threads, *self._dtypes, *self._scalars(args), *map(id, self._arrays(args))]
         for place in self._raw:
             values += id(args[place]), args[place].size
@@ -151,7 +160,6 @@ class Plan:
                     for a, kind in zip(block, self.kinds, strict=True)
                 ]
                 results = reference(*(wide if self.kernel.reads_outputs else wide[:nin]))
-                for out, result in zip(
-                    block[nin:], results if isinstance(results, tuple) else (results,), strict=True
-                ):
+                results = results if isinstance(results, tuple) else (results,)
+                for out, result in zip(block[nin:], copied(results), strict=True):
                     out[...] = result

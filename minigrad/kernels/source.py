@@ -32,6 +32,7 @@ def parse(declarations: str, out: bool, kernel: str) -> list[Param]:
         words = text.split()
         raw = words[0] == "raw"
         known = len(words) == 2 + raw and (len(words[-2]) == 1 or words[-2] in TYPES)
+        known = known and words[-2].isalpha() | (words[-2] in TYPES) and words[-2] not in ("i", "n")
         if not known or not words[-1].isidentifier() or words[-1] in ("i", "n") or words[-1][0] == "_":
             raise ValueError(
                 f"{kernel}: cannot read the parameter {text.strip()!r}: expected '[raw] type name', the type "
@@ -66,6 +67,9 @@ TYPES = {
 FIELDS = {"scalar": "", "array": "P", "raw": "Pn"}
 """The order in which arguments of these forms stand in a call's block, and their codes in `struct`."""
 
+SOUND, WRITABLE = 0x101, 0x501
+"""NumPy's flags for an array that is in C order (1) and aligned (0x100); and also writable (0x400)."""
+
 BLOCK = 1 << 14
 """How many elements are done at a time, by a thread or by the reference: so that all stays in a cache."""
 
@@ -79,11 +83,67 @@ class Kind(NamedTuple):
     dtype: Any  # a NumPy dtype
 
 
+# Not all of std: a text may have a `data` or a `clamp` of its own.
+_MATH = "\n".join(
+    f"using std::{name};"
+    for name in [
+        "abs",
+        "acos",
+        "acosh",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "cbrt",
+        "ceil",
+        "copysign",
+        "cos",
+        "cosh",
+        "erf",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "fabs",
+        "floor",
+        "fma",
+        "fmax",
+        "fmin",
+        "fmod",
+        "hypot",
+        "isfinite",
+        "isinf",
+        "isnan",
+        "ldexp",
+        "lgamma",
+        "log",
+        "log10",
+        "log1p",
+        "log2",
+        "max",
+        "min",
+        "nearbyint",
+        "pow",
+        "remainder",
+        "rint",
+        "round",
+        "sin",
+        "sinh",
+        "sqrt",
+        "tan",
+        "tanh",
+        "tgamma",
+        "trunc",
+    ]
+)
+
 # A float16 is stored in 2 bytes and computed with as a float, as CuPy's is.
 # An array comes as the address of its array object, which is read as NumPy's ABI lays it down
 # (PyArrayObject_fields): Python's own ways to ask for the address of its data take as long as the loop
 # over a thousand elements.
-PRELUDE = """
+PRELUDE = (
+    """
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -94,8 +154,7 @@ PRELUDE = """
 #include <thread>
 #include <vector>
 
-using namespace std;
-
+MATH
 #define __device__
 #define __host__
 #define __forceinline__ inline
@@ -106,6 +165,10 @@ struct float16 {
     float16() = default;
     float16(float x) : value(static_cast<_Float16>(x)) {}
     operator float() const { return static_cast<float>(value); }
+    float16& operator+=(float x) { return *this = float16(*this + x); }
+    float16& operator-=(float x) { return *this = float16(*this - x); }
+    float16& operator*=(float x) { return *this = float16(*this * x); }
+    float16& operator/=(float x) { return *this = float16(*this / x); }
 };
 #endif
 
@@ -132,7 +195,7 @@ static inline bool _plain(const void* object, const void* dtype, ptrdiff_t size)
     const _Array& array = _array(object);
     ptrdiff_t elements = 1;
     for (int axis = 0; axis < array.axes; ++axis) elements *= array.shape[axis];
-    return array.dtype == dtype && (array.flags & 0x101) == 0x101 && elements == size;
+    return array.dtype == dtype && (array.flags & SOUND) == SOUND && elements == size;
 }
 
 struct _Range { const char *begin, *end; };
@@ -144,6 +207,12 @@ template <typename _T> static inline _Range _memory(const void* object, ptrdiff_
 
 static inline bool _overlap(_Range a, _Range b) { return a.begin < b.end && b.begin < a.end; }
 """.replace("OFFSET", str(object.__basicsize__))
+    .replace("SOUND", str(SOUND))
+    .replace("MATH", _MATH)
+)
+
+HALF = PRELUDE + 'extern "C" int run_half(const char*) { return float16(0) != 0; }'
+"""A source that shows whether the compiler has a 16-bit type."""
 
 TEMPLATE = """
 namespace {{
@@ -161,14 +230,22 @@ void _range(const _Call& _call, ptrdiff_t _begin, ptrdiff_t _end) {{
     const ptrdiff_t* _stops = reinterpret_cast<const ptrdiff_t*>(_tables + {lists} * _call._count);
     (void)n, (void)_stops;
     {unpack}
-    {loop_prep};
+#line 1 "{name}, loop_prep"
+{loop_prep}
+    ;
     {open_pieces}
         for (ptrdiff_t i = _begin; i < _stop; ++i) {{
             {bind}
-            {{ {operation}; }}
+            // In a function, for `return`, and in a loop of one round, for `continue`.
+            [&] {{ for (bool _once = true; _once; _once = false) {{
+#line 1 "{name}, operation"
+{operation}
+            ;}} }}();
         }}
     {close_pieces}
-    {after_loop};
+#line 1 "{name}, after_loop"
+{after_loop}
+    ;
 }}
 
 // 1 where an input overlaps an output, 2 where two outputs overlap, 3 where an array is not plain.
@@ -176,7 +253,7 @@ int _problem(const _Call& _call) {{
     const void* const* _tables = reinterpret_cast<const void* const*>(&_call + 1);
     const ptrdiff_t* _stops = reinterpret_cast<const ptrdiff_t*>(_tables + {lists} * _call._count);
     (void)_stops;
-    vector<_Range> _ins, _outs;
+    std::vector<_Range> _ins, _outs;
     {checks}
     for (size_t a = 0; a < _outs.size(); ++a) {{
         for (size_t b = 0; b < a; ++b) if (_overlap(_outs[a], _outs[b])) return 2;
@@ -187,15 +264,17 @@ int _problem(const _Call& _call) {{
 
 // Threads of our own that end with the call: those of OpenMP go on spinning, and take the cores from the
 // matrix product that comes next. One takes some 40 microseconds to come to life, so nobody waits for it:
-// each thread has a share of the blocks and goes through it from the front, and then through those of
-// others from the back. What a late one finds to do is nothing.
+// each thread has a share of the blocks and goes through it from the front, and then helps with those of
+// others from the back. Of 10 blocks for two threads, the first begins at 0, 1, …, the second, once it is
+// there, at 5, 6, …; the first, done with 0 to 4, goes on at 9, 8, …, until all are taken. One that comes
+// too late finds nothing to do, and touches nothing but this object, which it shares.
 struct _Work {{
-    struct Share {{ atomic<ptrdiff_t> taken{{0}}, from_back{{0}}; }};
+    struct Share {{ std::atomic<ptrdiff_t> taken{{0}}, from_back{{0}}; }};  // how many of its blocks
 
     const _Call* call;
     const ptrdiff_t threads, blocks;
-    unique_ptr<Share[]> shares;
-    atomic<ptrdiff_t> done{{0}};
+    std::unique_ptr<Share[]> shares;
+    std::atomic<ptrdiff_t> done{{0}};
 
     _Work(const _Call* call)
         : call(call), threads(call->_threads), blocks((call->_n + {block} - 1) / {block}),
@@ -208,7 +287,7 @@ struct _Work {{
             Share& share = shares[k];
             for (ptrdiff_t b = first; share.taken < last - first && share.taken++ < last - first; ++b) {{
                 const ptrdiff_t block = turn ? last - 1 - share.from_back++ : b;
-                _range(*call, block * {block}, min(call->_n, (block + 1) * {block}));
+                _range(*call, block * {block}, std::min(call->_n, (block + 1) * {block}));
                 ++done;
             }}
         }}
@@ -223,13 +302,13 @@ extern "C" int run_{name}(const _Call* call) noexcept try {{
         _range(*call, 0, call->_n);
         return 0;
     }}
-    const auto work = make_shared<_Work>(call);
+    const auto work = std::make_shared<_Work>(call);
     try {{
-        for (ptrdiff_t k = 1; k < work->threads; ++k) thread([=] {{ work->help(k); }}).detach();
+        for (ptrdiff_t k = 1; k < work->threads; ++k) std::thread([=] {{ work->help(k); }}).detach();
     }} catch (...) {{  // there are no more to be had
     }}
     work->help(0);
-    while (work->done < work->blocks) this_thread::yield();
+    while (work->done < work->blocks) std::this_thread::yield();
     return 0;
 }} catch (...) {{
     return 4;  // no memory
@@ -253,25 +332,25 @@ def generate(kernel: Any, kinds: Sequence[Kind]) -> str:
         check = f"if (!_plain({{0}}, _call._{p.type}, {{1}})) return 3; "
         check += f"{'_outs' if p.out else '_ins'}.push_back(_memory<{cpp}>({{0}}, {{1}}));"
         if kind.form == "raw":
-            fields["raw"].append(f"const void* {p.name}; ptrdiff_t {p.name}_size;")
+            fields["raw"].append(f"const void* {p.name}; ptrdiff_t _size_{p.name};")
             unpack.append(f"{t}* __restrict {p.name} = {lookup};")
-            checks.append(check.format(f"_call.{p.name}", f"_call.{p.name}_size"))
+            checks.append(check.format(f"_call.{p.name}", f"_call._size_{p.name}"))
         elif kind.form == "array":
             fields["array"].append(f"const void* {p.name};")
-            unpack.append(f"{t}* __restrict _{p.name} = {lookup};")
-            bind.append(f"{t}& {p.name} = _{p.name}[i];")
+            unpack.append(f"{t}* __restrict _at_{p.name} = {lookup};")
+            bind.append(f"{t}& {p.name} = _at_{p.name}[i];")
             checks.append(check.format(f"_call.{p.name}", "_call._n"))
         else:
             table = f"_tables[{len(pieces)} * _call._count + _k]"
-            pieces.append(f"{t}* __restrict _{p.name} = _data<{cpp}>({table});")
-            bind.append(f"{t}& {p.name} = _{p.name}[i - _start];")
+            pieces.append(f"{t}* __restrict _at_{p.name} = _data<{cpp}>({table});")
+            bind.append(f"{t}& {p.name} = _at_{p.name}[i - _start];")
             check = check.format(table, "_stops[_k] - (_k ? _stops[_k - 1] : 0)")
             checks.append(f"for (ptrdiff_t _k = 0; _k < _call._count; ++_k) {{ {check} }}")
     if pieces:
         open_pieces = [
-            "ptrdiff_t _k = upper_bound(_stops, _stops + _call._count, _begin) - _stops;",
+            "ptrdiff_t _k = std::upper_bound(_stops, _stops + _call._count, _begin) - _stops;",
             "for (; _begin < _end; ++_k) {",
-            "const ptrdiff_t _start = _k ? _stops[_k - 1] : 0, _stop = min(_end, _stops[_k]);",
+            "const ptrdiff_t _start = _k ? _stops[_k - 1] : 0, _stop = std::min(_end, _stops[_k]);",
             *pieces,
         ]
         close_pieces = "_begin = _stop; }"
@@ -281,6 +360,7 @@ def generate(kernel: Any, kinds: Sequence[Kind]) -> str:
         [
             PRELUDE,
             *(f"typedef {cpp} {letter};" for letter, cpp in typedefs.items()),
+            f'#line 1 "{kernel.name}, preamble"',
             kernel.preamble,
             TEMPLATE.format(
                 name=kernel.name,

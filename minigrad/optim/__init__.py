@@ -6,6 +6,7 @@ from .clipping import clip_grad_norm_, clip_grad_value_
 from .optimizer import Optimizer
 from .plateau import ReduceLROnPlateau
 from .radam import RAdam
+from .scheduler import LRScheduler
 from .schedules import ExponentialLR, LambdaLR, LinearLR, MultiStepLR, SequentialLR, StepLR
 from .sgd import SGD
 
@@ -16,6 +17,7 @@ __all__ = [
     "CosineAnnealingLR",
     "CosineAnnealingWarmRestarts",
     "ExponentialLR",
+    "LRScheduler",
     "LambdaLR",
     "LinearLR",
     "MultiStepLR",

@@ -10,8 +10,12 @@ from .optimizer import Optimizer
 
 
 def reference(g, sign, decay, shrink, rest1, beta2, rest2, step_size, eps, p, m, v):
-    """m ← m + (1 - β1)(g - m); v ← β2 v + (1 - β2) g²; θ ← shrink θ - step_size m / (√v + eps)."""
-    g = sign * g + decay * p
+    """m ← m + (1 - β1)(g - m); v ← β2 v + (1 - β2) g²; θ ← shrink θ - step_size m / (√v + eps).
+
+    rest1 and rest2 are 1 - β1 and 1 - β2, which float32 would spoil. sign turns g over to maximize, decay
+    is the coupled weight decay, and shrink what the decoupled one leaves of θ.
+    """
+    g = sign * g + decay * p if decay else sign * g
     m = m + rest1 * (g - m)
     v = beta2 * v + rest2 * g * g
     return shrink * p - step_size * m / (sqrt(v) + eps), m, v
@@ -22,7 +26,7 @@ kernel = ElementwiseKernel(
     "P p, T m, T v",
     """
     T old = p;
-    T slope = sign * g + decay * old;
+    T slope = decay ? sign * g + decay * old : sign * g;
     T mean = m + rest1 * (slope - m);
     T square = beta2 * v + rest2 * slope * slope;
     m = mean;
@@ -36,7 +40,7 @@ kernel = ElementwiseKernel(
 
 def amsgrad_reference(g, sign, decay, shrink, rest1, beta2, rest2, step_size, eps, p, m, v, largest):
     """The same with the largest v so far in the root."""
-    g = sign * g + decay * p
+    g = sign * g + decay * p if decay else sign * g
     m = m + rest1 * (g - m)
     v = beta2 * v + rest2 * g * g
     largest = maximum(largest, v)
@@ -48,7 +52,7 @@ amsgrad_kernel = ElementwiseKernel(
     "P p, T m, T v, T largest",
     """
     T old = p;
-    T slope = sign * g + decay * old;
+    T slope = decay ? sign * g + decay * old : sign * g;
     T mean = m + rest1 * (slope - m);
     T square = beta2 * v + rest2 * slope * slope;
     T top = square > largest || isnan(square) ? square : largest;
@@ -69,10 +73,10 @@ def bias(beta: float, t: int) -> float:
 
 def slope_scalars(group: dict[str, Any], decays: bool = True) -> tuple[float, float, float]:
     """sign, decay and shrink: g turned over to maximize, and the coupled or the decoupled decay."""
-    sign, decay = -1.0 if group["maximize"] else 1.0, group["weight_decay"]
+    sign, decay = -1.0 if group["maximize"] else 1.0, float(group["weight_decay"])
     if not group["decoupled_weight_decay"]:
         return sign, decay, 1.0
-    return sign, 0.0, 1.0 - group["lr"] * decay if decays else 1.0
+    return sign, 0.0, 1.0 - float(group["lr"]) * decay if decays else 1.0
 
 
 class Adam(Optimizer):
@@ -124,10 +128,10 @@ class Adam(Optimizer):
 
     def scalars(self, group: dict[str, Any], t: int) -> tuple[Any, ...]:
         # The textbook's lr m̂ / (√v̂ + ε), with m̂ = m / (1 - β1^t) and v̂ = v / (1 - β2^t), in terms of m and v.
-        beta1, beta2 = group["betas"]
+        lr, eps, (beta1, beta2) = float(group["lr"]), float(group["eps"]), map(float, group["betas"])
         root = math.sqrt(bias(beta2, t))
-        step_size = group["lr"] * root / bias(beta1, t)
-        return (*slope_scalars(group), 1 - beta1, beta2, 1 - beta2, step_size, group["eps"] * root)
+        step_size = lr * root / bias(beta1, t)
+        return (*slope_scalars(group), 1 - beta1, beta2, 1 - beta2, step_size, eps * root)
 
 
 class AdamW(Adam):

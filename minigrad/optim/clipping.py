@@ -61,7 +61,7 @@ def clip_grad_norm_(
             gradients 0 or NaN, and NaN makes them NaN.
 
     Returns:
-        The norm before, a 0-d tensor, on the device of the gradients.
+        The norm before, a 0-d tensor, on the device of the gradients; float32 for float16.
 
     Raises:
         RuntimeError: the norm is not finite, with `error_if_nonfinite`. Nothing has changed then.
@@ -76,6 +76,7 @@ def clip_grad_norm_(
     tensor([3., 4.], dtype=float32, device=numpy)
     """
     name = "clip_grad_norm_"
+    max_norm, norm_type = float(max_norm), float(norm_type)
     if not (max_norm >= 0 and norm_type > 0):
         raise ValueError(
             f"{name}: needs max_norm from 0 up and norm_type above 0, got {max_norm} and {norm_type}"
@@ -91,9 +92,9 @@ def clip_grad_norm_(
         _refuse_nonfinite(name, "the norm of the gradients is")
     for (leaves, xp, row), norm in zip(rows, norms, strict=True):
         scale = max_norm / (norm + 1e-6)
-        _set(leaves, xp, row * cast(xp, xp.minimum(scale, xp.ones_like(scale)), row.dtype))
+        _set(leaves, xp, cast(xp, row * xp.minimum(scale, xp.ones_like(scale)), row.dtype))
     _, xp, row = rows[0]
-    return wrap(cast(xp, xp.asarray(norms[0]), row.dtype))
+    return wrap(cast(xp, xp.asarray(norms[0]), xp.float64 if row.dtype == xp.float64 else xp.float32))
 
 
 def _norm(xp: Any, row: Array, p: float) -> Array:

@@ -1,7 +1,7 @@
 """Flat storage: parameters in one row of memory, and their state in rows beside it."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,29 +60,32 @@ class Flat:
         self.params = params
         self.shapes = [p.shape for p in params]
         self.stops = list(itertools.accumulate(p.size for p in params))
-        self.row = self._new("empty", first.dtype, first)
-        self.views = [
-            self.xp.reshape(self.row[stop - p.size : stop], p.shape)
-            for p, stop in zip(params, self.stops, strict=True)
-        ]
         self.steps = [0] * len(params)
         self.state: dict[str, Array] = {}
         self.wide = numpy.dtype("float32") if str(first.dtype) == "float16" else first.dtype
+        # Where a rule has no state, nothing else would say in what type its kernel computes.
         self.unused = self._new("empty", self.wide, first, size=0)
         self._rows: dict[tuple[str, ...], list[Array]] = {}  # what a rule with this state writes to
         self._plans: dict[ElementwiseKernel, Any] = {}
-        self.adopt()
+        self.adopt(first)
 
     def _new(self, function: str, dtype: Any, like: Array, size: int | None = None) -> Array:
         n = self.stops[-1] if size is None else size
         return create(self.xp, function, (n,), dtype=dtype, like=like)
 
-    def adopt(self) -> None:
-        """Take in the values of parameters that lie elsewhere: that were set, or are in another row."""
-        for p, view in zip(self.params, self.views, strict=True):
-            if p._data is not view:
-                view[...] = p._data
-                p._data = view
+    def adopt(self, like: Array) -> None:
+        """Gather the values that the parameters have now in a new row.
+
+        Never in the old one, after a parameter was given another array: somebody may hold the old values.
+        """
+        self.row = self._new("empty", like.dtype, like)
+        self._rows.clear()
+        self.views = []
+        for p, stop in zip(self.params, self.stops, strict=True):
+            view = self.xp.reshape(self.row[stop - p.size : stop], p.shape)
+            view[...] = p._data
+            p._data = view
+            self.views.append(view)
 
     def fits(self, params: Sequence[Tensor]) -> bool:
         """Whether these are its parameters, and of the shapes, dtype and device that it holds."""
@@ -108,7 +111,7 @@ class Flat:
         parts = {name: self.xp.reshape(row[start:stop], shape) for name, row in self.state.items()}
         return {"step": self.steps[k], **parts}
 
-    def set_state(self, k: int, values: dict[str, Any]) -> None:
+    def set_state(self, k: int, values: Mapping[str, Any]) -> None:
         """Copy in what `state_of` gave, from whichever device."""
         self.steps[k] = values["step"]
         arrays = {name: value for name, value in values.items() if name != "step"}
@@ -172,7 +175,7 @@ class Flat:
         start, stop = stops[run.first - 1] if run.first else 0, stops[run.last - 1]
         if start == stop:
             return
-        if stop - start < stops[-1]:
+        if run.last - run.first < len(self.params):
             rows = [row[start:stop] for row in rows]
             stops = [s - start for s in stops[run.first : run.last]]
         inputs = [run.grads, *scalars] if names else [run.grads, *scalars, self.unused]

@@ -1,6 +1,7 @@
 """What all optimizers share: parameter groups, steps, state, and saving it."""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from operator import is_not
@@ -10,13 +11,13 @@ from typing import Any
 import numpy
 
 from .. import ops
-from ..autograd import Leaf
+from ..autograd import Leaf, grad_mode
 from ..backend import Array, is_floating
 from ..kernels import ElementwiseKernel
 from ..tensor import Tensor
 from .flat import Flat
 from .skipping import Verdict, judged
-from .state import dumped, loaded, settings
+from .state import OF_SCHEDULES, dumped, loaded, settings
 
 
 class Optimizer:
@@ -71,7 +72,11 @@ class Optimizer:
                 settings, or settings out of range. Nothing has changed then.
         """
         name = type(self).__name__
-        known_keys = ("params", "param_names", "name", "initial_lr", *self.defaults)
+        if not isinstance(group, dict):
+            raise TypeError(
+                f"{name}: a parameter group must be a dict with 'params', got {type(group).__name__}"
+            )
+        known_keys = ("params", "param_names", "name", *OF_SCHEDULES, *self.defaults)
         unknown = [key for key in group if key not in known_keys]
         if "params" not in group or unknown:
             problem = f"has unknown settings {unknown}" if unknown else "has no 'params'"
@@ -85,7 +90,10 @@ class Optimizer:
         known = {id(p) for other in self.param_groups for p in other["params"]}
         for i, p in enumerate(params):
             if not isinstance(p, Tensor):
-                raise TypeError(f"{name}: parameter {i} is not a tensor but {type(p).__name__}")
+                raise TypeError(
+                    f"{name}: parameter {i} is not a tensor but {type(p).__name__}; of a module, give "
+                    "model.parameters()"
+                )
             if not p.is_leaf:
                 raise ValueError(f"{name}: parameter {i} is the result of an operation; optimize a leaf")
             if not is_floating(p.dtype):
@@ -97,6 +105,8 @@ class Optimizer:
             known.add(id(p))
         group = {**self.defaults, **group, "params": params}
         self.check(group)
+        if "betas" in group:
+            group["betas"] = tuple(map(float, group["betas"]))
         self.param_groups.append(group)
 
     def check(self, group: dict[str, Any]) -> None:
@@ -146,31 +156,42 @@ class Optimizer:
         Raises:
             ValueError: a gradient does not fit its parameter; nothing has changed then.
         """
-        loss = closure() if closure is not None else None
+        loss = None
+        if closure is not None:
+            with grad_mode(True):
+                loss = closure()
         self._settle()
         name = type(self).__name__
+        if len(self._flats) > len(self.param_groups):  # a group was taken away
+            self._flats = self._flats_in_use()
+        for group in self.param_groups:
+            if not math.isfinite(group["lr"]):  # a schedule may have made it so
+                raise ValueError(f"{name}: lr is {group['lr']}, and nothing was changed; set it anew")
         due = [
             (group, run)
             for group in self.param_groups
             for flat in self._arranged(group)
             for run in flat.runs(name)
         ]
+        verdict = None
         if skip_nonfinite:
-            due, self._verdict = judged(due)
-            if self._verdict is None:
+            answer = judged(due)
+            if answer is None:
                 self._skipped += 1
                 return loss
-        for group, run in due:
-            kernel, names = self.kernel(group)
-            scalars = self.scalars(group, run.steps + 1)
+            due, verdict = answer
+        # All that can fail for a wrong setting comes before the first change.
+        work = [(run, *self.kernel(group), self.scalars(group, run.steps + 1)) for group, run in due]
+        for run, kernel, names, scalars in work:
             for p in run.params:
                 p.home.version += 1  # pyright: ignore[reportOptionalMemberAccess] - a leaf has one
-            verdict = self._verdict
             run.flat.launch(kernel, names, scalars, run, verdict and verdict.flag)
             if names:
                 run.add_steps(1)
                 if verdict:
+                    run.grads.clear()
                     verdict.counted.append(run)
+        self._verdict = verdict
         return loss
 
     @property
@@ -180,7 +201,7 @@ class Optimizer:
         return self._skipped
 
     def _settle(self) -> None:
-        """Take back the count of the last step if the GPU found that it had to be skipped."""
+        """Take back the count of the last step if the GPU found that it had to be skipped (skipping.py)."""
         if self._verdict is not None and not self._verdict.positive():
             self._skipped += 1
             for run in self._verdict.counted:
@@ -191,6 +212,7 @@ class Optimizer:
         """The rows of a group, with the values in them that its parameters have now."""
         params = group["params"]
         views, flats = self._flats.get(id(group), ((), []))
+        # As long as each parameter's array is still its view of the row, nothing has happened to it.
         if len(views) == len(params) and not any(map(is_not, [p._data for p in params], views)):
             return flats
         kinds: dict[Any, list[Tensor]] = {}
@@ -200,32 +222,34 @@ class Optimizer:
             flat.fits(own) for flat, own in zip(flats, kinds.values(), strict=True)
         ):
             for flat in flats:
-                flat.adopt()
+                flat.adopt(flat.row)
         else:
             flats = self._placed(list(kinds.values()))
         views = {p: view for flat in flats for p, view in zip(flat.params, flat.views, strict=True)}
         self._flats[id(group)] = [views[p] for p in params], flats
         return flats
 
+    def _flats_in_use(self) -> dict[int, tuple[list[Array], list[Flat]]]:
+        in_use = {id(group) for group in self.param_groups}
+        return {key: value for key, value in self._flats.items() if key in in_use}
+
     def _placed(self, lists: list[list[Tensor]]) -> list[Flat]:
         """New rows for these parameters, with the state that they have."""
-        for p, values in self.state.items():
-            self._unplaced[p] = dict(values)
-        groups = {id(group) for group in self.param_groups}
-        self._flats = {key: value for key, value in self._flats.items() if key in groups}
-        flats = []
-        for params in lists:
-            for p in params:
-                for key, value in self._unplaced.get(p, {}).items():
-                    if key != "step" and value.shape != p.shape:
-                        raise ValueError(
-                            f"{type(self).__name__}: a parameter is now {p.shape}, and its {key!r} "
-                            f"{value.shape}; make a new optimizer for it"
-                        )
-            flats.append(Flat(params))
-            for k, p in enumerate(params):
-                if p in self._unplaced:
-                    flats[-1].set_state(k, self._unplaced.pop(p))
+        state = dict(self.state)
+        for p in itertools.chain.from_iterable(lists):
+            for key, value in state.get(p, {}).items():
+                if key != "step" and value.shape != p.shape:
+                    raise ValueError(
+                        f"{type(self).__name__}: a parameter is now {p.shape}, and its {key!r} "
+                        f"{value.shape}; make a new optimizer for it"
+                    )
+        flats = [Flat(params) for params in lists]
+        for flat in flats:
+            for k, p in enumerate(flat.params):
+                if p in state:
+                    flat.set_state(k, state.pop(p))
+        self._unplaced = {p: dict(values) for p, values in state.items()}
+        self._flats = self._flats_in_use()
         return flats
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -241,15 +265,19 @@ class Optimizer:
     def state(self) -> Mapping[Tensor, Mapping[str, Any]]:
         """For each parameter that has been stepped, its arrays and its number of steps; to be read.
 
-        The arrays are the optimizer's own, and what is written into them counts.
+        The arrays are the optimizer's own, and what is written into them counts. (In torch the dicts are,
+        too.) To set or to forget all, use `load_state_dict`, or a new optimizer.
         """
         self._settle()
-        state = dict(self._unplaced)
+        params = {p for group in self.param_groups for p in group["params"]}
+        state: dict[Tensor, Mapping[str, Any]] = {
+            p: MappingProxyType(values) for p, values in self._unplaced.items() if p in params
+        }
         for _, flats in self._flats.values():
             for flat in flats:
                 for k, p in enumerate(flat.params):
-                    if flat.steps[k]:
-                        state[p] = flat.state_of(k)
+                    if flat.steps[k] and p in params:
+                        state[p] = MappingProxyType(flat.state_of(k))
         return MappingProxyType(state)
 
     def state_dict(self, array: Callable[[Any], Any] | None = None) -> dict[str, Any]:

@@ -6,11 +6,11 @@ to, and r_t, which grows from 0 to 1 with it, takes out the variance that they l
 """
 
 import math
-import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+from ..backend import warn
 from ..kernels import ElementwiseKernel
 from ..ops import sqrt
 from .adam import bias, slope_scalars
@@ -20,7 +20,7 @@ _UNRECTIFIED = ("momentum", "adam", "skip")
 
 
 def _excess(y: float) -> float:
-    """E(y) = coth(y/2) - 2/y for 0 < y <= 1, by its series where the difference would lose digits."""
+    """E(y) = coth(y/2) - 2/y for 0 < y <= 1, by its Taylor series where the difference loses digits."""
     if y < 0.5:
         s = y * y
         return y * (1 / 6 - s * (1 / 360 - s * (1 / 15120 - s * (1 / 604800 - s / 23950080))))
@@ -52,8 +52,12 @@ def rectification(t: int, beta2: float) -> float:
 
 
 def reference(g, sign, decay, shrink, rest1, beta2, rest2, step_size, eps, adaptive, p, m, v):
-    """Adam's step, or without `adaptive` that of momentum; see `RAdam.scalars` for when and how large."""
-    g = sign * g + decay * p
+    """Adam's step, or without `adaptive` that of momentum; see `RAdam.scalars` for when and how large.
+
+    rest1 and rest2 are 1 - β1 and 1 - β2, which float32 would spoil. sign turns g over to maximize, decay
+    is the coupled weight decay, and shrink what the decoupled one leaves of θ.
+    """
+    g = sign * g + decay * p if decay else sign * g
     m = m + rest1 * (g - m)
     v = beta2 * v + rest2 * g * g
     return shrink * p - step_size * (m / (sqrt(v) + eps) if adaptive else m), m, v
@@ -64,7 +68,7 @@ kernel = ElementwiseKernel(
     "P p, T m, T v",
     """
     T old = p;
-    T slope = sign * g + decay * old;
+    T slope = decay ? sign * g + decay * old : sign * g;
     T mean = m + rest1 * (slope - m);
     T square = beta2 * v + rest2 * slope * slope;
     m = mean;
@@ -147,17 +151,18 @@ class RAdam(Optimizer):
         self._require(group, "threshold", lambda v: v >= 4, "be at least 4, where r_t begins")
         limit = rho_infinity(group["betas"][1])
         if limit <= group["threshold"]:
-            warnings.warn(
+            warn(
                 f"RAdam: with beta2={group['betas'][1]} rho never exceeds {limit:.3g}, and no step will be "
                 f"rectified with threshold={group['threshold']}; take a larger beta2",
-                stacklevel=2,
+                UserWarning,
             )
 
     def kernel(self, group: dict[str, Any]) -> tuple[ElementwiseKernel, tuple[str, ...]]:
         return kernel, self.state_names
 
     def scalars(self, group: dict[str, Any], t: int) -> tuple[Any, ...]:
-        lr, eps, (beta1, beta2), rule = group["lr"], group["eps"], group["betas"], group["unrectified"]
+        lr, eps, (beta1, beta2) = float(group["lr"]), float(group["eps"]), map(float, group["betas"])
+        rule = group["unrectified"]
         rectified = rho(t, beta2) > group["threshold"]
         skipped = rule == "skip" and not rectified
         step_size = 0.0 if skipped else lr / bias(beta1, t)

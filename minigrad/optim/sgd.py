@@ -9,13 +9,13 @@ from .optimizer import Optimizer
 
 def plain_reference(g, sign, decay, lr, unused, p):
     """θ ← θ - lr (g + decay θ)."""
-    return p - lr * (sign * g + decay * p)
+    return p - lr * (sign * g + decay * p if decay else sign * g)
 
 
 plain = ElementwiseKernel(
     "P g, T sign, T decay, T lr, raw T unused",
     "P p",
-    "T old = p; p = old - lr * (sign * g + decay * old)",
+    "T old = p; p = old - lr * (decay ? sign * g + decay * old : sign * g)",
     "sgd",
     reference=plain_reference,
 )
@@ -23,7 +23,7 @@ plain = ElementwiseKernel(
 
 def momentum_reference(g, sign, decay, lr, mu, gain, nesterov, p, b):
     """b ← μ b + gain g; θ ← θ - lr b, or with Nesterov's momentum θ - lr (g + μ b)."""
-    g = sign * g + decay * p
+    g = sign * g + decay * p if decay else sign * g
     b = mu * b + gain * g
     return p - lr * (g + mu * b if nesterov else b), b
 
@@ -33,7 +33,7 @@ with_momentum = ElementwiseKernel(
     "P p, T b",
     """
     T old = p;
-    T slope = sign * g + decay * old;
+    T slope = decay ? sign * g + decay * old : sign * g;
     T velocity = mu * b + gain * slope;
     b = velocity;
     p = old - lr * (nesterov ? slope + mu * velocity : velocity);
@@ -103,8 +103,8 @@ class SGD(Optimizer):
         return (with_momentum, self.state_names) if group["momentum"] else (plain, ())
 
     def scalars(self, group: dict[str, Any], t: int) -> tuple[Any, ...]:
-        slope = -1.0 if group["maximize"] else 1.0, group["weight_decay"], group["lr"]
+        slope = -1.0 if group["maximize"] else 1.0, float(group["weight_decay"]), float(group["lr"])
         if not group["momentum"]:
             return slope
-        gain = 1.0 if t == 1 else 1.0 - group["dampening"]
-        return (*slope, group["momentum"], gain, group["nesterov"])
+        gain = 1.0 if t == 1 else 1.0 - float(group["dampening"])
+        return (*slope, float(group["momentum"]), gain, bool(group["nesterov"]))

@@ -38,47 +38,45 @@ class Verdict(NamedTuple):
     """Whether a step may be made: known to the GPU, and on its way to the CPU.
 
     Attributes:
-        flag: an array of one bool on the GPU; None where the answer was yes, and is known.
+        flag: an array of one bool on the GPU.
         counted: what had a step added to its count, to be taken back if it was not made.
         host: page-locked memory that the answer is copied to.
         arrived: the event after that copy.
     """
 
-    flag: Array | None
+    flag: Array
     counted: "list[Run]"
-    host: Any = None
-    arrived: Any = None
+    host: Any
+    arrived: Any
 
     def positive(self) -> bool:
         """The answer; by the next step it has long arrived."""
-        if self.flag is None:
-            return True
         self.arrived.synchronize()
         return bool(self.host[0])
 
 
-def judged(due: "list[tuple[Any, Run]]") -> "tuple[list[tuple[Any, Run]], Verdict | None]":
-    """What to step, and whether all gradients in it are finite; None if it is known that one is not."""
+def judged(due: "list[tuple[Any, Run]]") -> "tuple[list[tuple[Any, Run]], Verdict | None] | None":
+    """What to step, with a verdict if that is still to come; None if it is known that one is not finite."""
     flags, ready = [], []
     for group, run in due:
         xp = run.flat.xp
         backend = of(run.flat.row)
         if backend is None or backend.name != "cupy":
             if not all(bool(xp.all(xp.isfinite(g))) for g in run.grads):
-                return [], None
+                return None
         else:
             row = xp.concatenate(run.grads, axis=None)
             flags.append(xp.isfinite(row).all().reshape(1))
             run = replace(run, grads=[row])
         ready.append((group, run))
     if not flags:
-        return due, Verdict(None, [])
+        return due, None
     import cupy  # pyright: ignore[reportMissingImports]
     import cupyx  # pyright: ignore[reportMissingImports]
 
     flag = functools.reduce(cupy.logical_and, flags)
     if len(flags) < len(due) and not flag[0]:  # the CPU has parameters, too, and must know now
-        return [], None
+        return None
     host = cupyx.empty_pinned((1,), dtype=bool)
     flag.get(out=host, blocking=False)
     arrived = cupy.cuda.Event(disable_timing=True)

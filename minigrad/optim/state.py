@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .optimizer import Optimizer
 
 HOW_TORCH_COMPUTES = ("foreach", "fused", "capturable", "differentiable")
+OF_SCHEDULES = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")
 
 
 def settings(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,6 +43,8 @@ def loaded(
 ) -> tuple[list[dict[str, Any]], dict[Tensor, dict[str, Any]]]:
     """The groups and the state that `state_dict` gives to `optimizer`, which is not changed."""
     name = type(optimizer).__name__
+    if not {"state", "param_groups"} <= set(state_dict):
+        raise ValueError(f"{name}: a state dict has 'state' and 'param_groups', got {list(state_dict)}")
     saved = state_dict["param_groups"]
     sizes = [len(group["params"]) for group in saved]
     own = [len(group["params"]) for group in optimizer.param_groups]
@@ -54,7 +57,7 @@ def loaded(
             for key, value in settings(other).items()
             if key not in (*HOW_TORCH_COMPUTES, "param_names")
         }
-        unknown = [key for key in new if key not in ("name", "initial_lr", *optimizer.defaults)]
+        unknown = [key for key in new if key not in ("name", *OF_SCHEDULES, *group)]
         if unknown:
             raise ValueError(f"{name}: the saved state has unknown settings {unknown}")
         groups.append({**group, **new})
@@ -99,13 +102,19 @@ def _values(
         return {}
     if optimizer.counts_steps and "step" not in values:
         raise ValueError(f"{name}: the saved state of parameter {n} has no 'step'")
-    found: dict[str, Any] = {"step": int(values["step"]) if optimizer.counts_steps else 1}
+    step = float(values["step"]) if optimizer.counts_steps else 1
+    if not (step >= 1 and step % 1 == 0):
+        raise ValueError(f"{name}: the saved 'step' of parameter {n} is {step}, and not a count of steps")
+    found: dict[str, Any] = {"step": int(step)}
     missing = [key for key in optimizer.kernel(group)[1] if key not in arrays]
     if missing:
         raise ValueError(f"{name}: the saved state of parameter {n} lacks {missing}")
     wide = numpy.dtype(numpy.float32) if p.dtype == numpy.float16 else numpy.dtype(p.dtype)
     for key, value in arrays.items():
-        array = ops.asarray(value).numpy() if isinstance(value, Tensor) else numpy.asarray(value)
+        try:
+            array = ops.asarray(value).numpy() if isinstance(value, Tensor) else numpy.asarray(value)
+        except (TypeError, RuntimeError) as error:  # a tensor of torch that NumPy cannot have
+            raise ValueError(f"{name}: {key!r} of parameter {n} cannot be read: {error}") from error
         if array.shape != p.shape:
             raise ValueError(
                 f"{name}: {key!r} of parameter {n} has shape {array.shape}, the parameter {p.shape}"
