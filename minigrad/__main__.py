@@ -9,7 +9,7 @@ import numpy
 
 import minigrad
 
-from .kernels import cache, compiler
+from .kernels import cache, compiler, plan
 
 
 def facts() -> Iterator[tuple[str, str]]:
@@ -32,7 +32,7 @@ def _blas() -> str:
 
 
 def _kernels() -> Iterator[tuple[str, str]]:
-    if not compiler.enabled():
+    if not plan.enabled:
         yield "kernels", "off, by MINIGRAD_KERNELS; the reference computes"
         return
     found = compiler.find()

@@ -52,14 +52,6 @@ class UnavailableError(Exception):
     """No kernel can be compiled on this machine; the message says why."""
 
 
-def enabled() -> bool:
-    """What the environment variable `MINIGRAD_KERNELS` says: `on` (the default) or `off`."""
-    mode = os.environ.get("MINIGRAD_KERNELS") or "on"
-    if mode not in ("on", "off"):
-        raise ValueError(f"MINIGRAD_KERNELS must be 'on' or 'off', got {mode!r}")
-    return mode == "on"
-
-
 @functools.cache
 def find() -> Compiler | None:
     """The compiler that `CXX` names, perhaps with arguments; or the first of c++, g++ and clang++."""

@@ -4,16 +4,25 @@ import copy
 import functools
 import itertools
 import operator
+import os
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
 
-from . import compiler
 from .source import BLOCK, HALF, SOUND, Kind, Param, array_types, generate, layout
 
-enabled = compiler.enabled()
+
+def _wanted() -> bool:
+    """What the environment variable `MINIGRAD_KERNELS` says: `on` (the default) or `off`."""
+    mode = os.environ.get("MINIGRAD_KERNELS") or "on"
+    if mode not in ("on", "off"):
+        raise ValueError(f"MINIGRAD_KERNELS must be 'on' or 'off', got {mode!r}")
+    return mode == "on"
+
+
+enabled = _wanted()
 
 _WORTH_A_THREAD = 10 << 20  # bytes: one core passes over them in about twice the time that a thread takes
 
@@ -39,7 +48,7 @@ class Plan:
 
     def __init__(self, kernel: Any, kinds: tuple[Kind, ...]):
         self.kernel, self.kinds = kernel, kinds
-        self.function = self._compiled() if enabled else None
+        self.function, self._helpers = self._compiled() if enabled else (None, 0)
         if self.function is None and kernel.reference is None:
             raise RuntimeError(
                 f"{kernel.name}: was not compiled, and has no reference; install a C++ compiler, and do not "
@@ -55,12 +64,15 @@ class Plan:
         lists = len(self._pieces)
         self._packed = functools.cache(lambda count: struct.Struct(f"{code}{lists * count}P{count}n").pack)
         self._dtypes = [id(dtype) for dtype in array_types(kernel.params, kinds).values()]
-        self._helpers = compiler.threads() - 1
         self._bytes = sum(kind.dtype.itemsize for kind in kinds if kind.form != "scalar")
 
-    def _compiled(self) -> Any:
+    def _compiled(self) -> tuple[Any, int]:
+        """The function, and how many threads may help it; or None."""
+        from . import compiler  # which imports a third of what NumPy does
+
         try:
-            return compiler.function(self.kernel.name, generate(self.kernel, self.kinds))
+            function = compiler.function(self.kernel.name, generate(self.kernel, self.kinds))
+            return function, compiler.threads() - 1
         except compiler.UnavailableError as error:
             compiler.warn_once(str(error))
         except compiler.CompileError as error:
@@ -73,7 +85,7 @@ class Plan:
             if why is None:
                 raise RuntimeError(f"{self.kernel.name}: its text cannot be compiled: {error}") from None
             compiler.warn_once(why)
-        return None
+        return None, 0
 
     def run(self, n: int, args: Sequence[Any], stops: Sequence[int] = ()) -> None:
         """Compute `n` elements. Where lists are among `args`, `stops` says where each piece ends.
