@@ -189,7 +189,7 @@ class Optimizer:
             if names:
                 run.add_steps(1)
                 if verdict:
-                    run.grads.clear()
+                    run.grads = []  # not to be kept until the answer is here
                     verdict.counted.append(run)
         self._verdict = verdict
         return loss
