@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 
-from ..autograd import Leaf
+from ..autograd import Leaf, wrap
 from ..backend import Array, create, move, namespace, of
 from ..kernels import ElementwiseKernel
 from ..tensor import Tensor
@@ -80,12 +80,15 @@ class Flat:
         """
         self.row = self._new("empty", like.dtype, like)
         self._rows.clear()
-        self.views = []
-        for p, stop in zip(self.params, self.stops, strict=True):
-            view = self.xp.reshape(self.row[stop - p.size : stop], p.shape)
+        self.views = [self._part(self.row, k) for k in range(len(self.params))]
+        for p, view in zip(self.params, self.views, strict=True):
             view[...] = p._data
             p._data = view
-            self.views.append(view)
+
+    def _part(self, row: Array, k: int) -> Array:
+        """The part of a row that belongs to parameter k, as a view in its shape."""
+        start = self.stops[k - 1] if k else 0
+        return self.xp.reshape(row[start : self.stops[k]], self.shapes[k])
 
     def fits(self, params: Sequence[Tensor]) -> bool:
         """Whether these are its parameters, and of the shapes, dtype and device that it holds."""
@@ -106,10 +109,7 @@ class Flat:
         """The number of steps and the arrays of parameter k, as views; nothing before its first step."""
         if not self.steps[k]:
             return {}
-        stop, shape = self.stops[k], self.shapes[k]
-        start = self.stops[k - 1] if k else 0
-        parts = {name: self.xp.reshape(row[start:stop], shape) for name, row in self.state.items()}
-        return {"step": self.steps[k], **parts}
+        return {"step": self.steps[k], **{name: self._part(row, k) for name, row in self.state.items()}}
 
     def set_state(self, k: int, values: Mapping[str, Any]) -> None:
         """Copy in what `state_of` gave, from whichever device."""
@@ -123,6 +123,13 @@ class Flat:
                 view[...] = move(arrays[name], backend.name)
 
     # --- stepping ----------------------------------------------------------------------------------
+
+    def zero_grads(self) -> None:
+        """Give zeros, of one new row, to the parameters that have gradients."""
+        zeros = self._new("zeros", self.row.dtype, self.row)
+        for k, p in enumerate(self.params):
+            if isinstance(p.node, Leaf) and p.node.grad is not None:
+                p.node.grad = wrap(self._part(zeros, k))
 
     def runs(self, name: str) -> list[Run]:
         """The parameters that have gradients. Raises `ValueError` for a gradient that does not fit."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy
 
-from .. import ops
 from ..autograd import Leaf, grad_mode
 from ..backend import Array, is_floating
 from ..kernels import ElementwiseKernel
@@ -255,9 +254,13 @@ class Optimizer:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters; or with `set_to_none=False` set them to 0."""
         for group in self.param_groups:
+            if not set_to_none:
+                for flat in self._arranged(group):
+                    flat.zero_grads()
+                continue
             for p in group["params"]:
                 if isinstance(p.node, Leaf):
-                    p.node.grad = None if set_to_none or p.node.grad is None else ops.zeros_like(p)
+                    p.node.grad = None
 
     # --- saving ------------------------------------------------------------------------------------
 
