@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from threadpoolctl import threadpool_limits  # comes with scikit-learn
 from tqdm import tqdm
 
 import minigrad as mg
@@ -107,20 +108,21 @@ def main(arguments: Sequence[str] | None = None) -> float:
     history: dict[str, list[float]] = {"loss": [], "train accuracy": [], "test accuracy": []}
     start = time.perf_counter()
     progress = tqdm(range(options.epochs), unit="epoch")
-    for _ in progress:
-        losses = []
-        for x, y in batches:
-            optimizer.zero_grad()
-            loss = cross_entropy(model(x), y, label_smoothing=0.05)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        history["loss"].append(float(np.mean(losses)))
-        for name, inputs, targets in (("train", x_train, y_train), ("test", x_test, y_test)):
-            history[f"{name} accuracy"].append(float(np.mean(predict(model, inputs) == targets.numpy())))
-        progress.set_postfix(
-            loss=f"{history['loss'][-1]:.3f}", accuracy=f"{history['test accuracy'][-1]:.4f}"
-        )
+    with threadpool_limits(1):  # so small matrices gain nothing from threads, and lose much on a busy machine
+        for _ in progress:
+            losses = []
+            for x, y in batches:
+                optimizer.zero_grad()
+                loss = cross_entropy(model(x), y, label_smoothing=0.05)
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            history["loss"].append(float(np.mean(losses)))
+            for name, inputs, targets in (("train", x_train, y_train), ("test", x_test, y_test)):
+                history[f"{name} accuracy"].append(float(np.mean(predict(model, inputs) == targets.numpy())))
+            progress.set_postfix(
+                loss=f"{history['loss'][-1]:.3f}", accuracy=f"{history['test accuracy'][-1]:.4f}"
+            )
 
     guess = predict(model, x_test)
     accuracy = float(np.mean(guess == y_test.numpy()))

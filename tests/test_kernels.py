@@ -481,6 +481,8 @@ def test_nothing_else_changes_in_the_process():
     import numpy as np
     import minigrad
     from minigrad.kernels import ElementwiseKernel, compiler
+    from threadpoolctl import threadpool_info
+    blas = threadpool_info()
     handlers = {s: signal.getsignal(s) for s in signal.valid_signals()}
     libm = ctypes.CDLL(None)
     rounding = libm.fegetround()
@@ -493,6 +495,7 @@ def test_nothing_else_changes_in_the_process():
     assert (tiny * 0.5)[1] > 0 and float(tiny[1]) / 2 > 0, "and so does all else"
     assert np.float32(1e-45) * np.float32(1) > 0
     assert libm.fegetround() == rounding
+    assert threadpool_info() == blas, "neither BLAS's threads, nor a library of OpenMP"
     assert {s: signal.getsignal(s) for s in signal.valid_signals()} == handlers
     for _ in range(100):  # a thread that came too late to help may still be about to end
         if len(__import__("os").listdir("/proc/self/task")) == threads[1]:

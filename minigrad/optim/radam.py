@@ -52,7 +52,7 @@ def rectification(t: int, beta2: float) -> float:
 
 
 def reference(g, sign, decay, shrink, rest1, beta2, rest2, step_size, eps, adaptive, p, m, v):
-    """Adam's step, or without `adaptive` that of momentum; see `RAdam.scalars` for when and how large.
+    """Adam's step, or without `adaptive` that of momentum; see `scalars` for when, and how large.
 
     rest1 and rest2 are 1 - β1 and 1 - β2, which float32 would spoil. sign turns g over to maximize, decay
     is the coupled weight decay, and shrink what the decoupled one leaves of θ.
@@ -78,6 +78,22 @@ kernel = ElementwiseKernel(
     "radam",
     reference=reference,
 )
+
+
+def scalars(group: dict[str, Any], t: int) -> tuple[Any, ...]:
+    """The scalars of the kernel in step t, for the settings of `group`: all that depends on t alone."""
+    lr, eps, (beta1, beta2) = float(group["lr"]), float(group["eps"]), map(float, group["betas"])
+    rule = group["unrectified"]
+    rectified = rho(t, beta2) > group["threshold"]
+    skipped = rule == "skip" and not rectified
+    step_size = 0.0 if skipped else lr / bias(beta1, t)
+    adaptive = rectified or rule == "adam"
+    if adaptive:
+        root = math.sqrt(bias(beta2, t))
+        step_size *= root * (rectification(t, beta2) if rectified else 1.0)
+        eps *= root if rule == "adam" else 1.0
+    slope = slope_scalars(group, decays=not skipped)
+    return (*slope, 1 - beta1, beta2, 1 - beta2, step_size, eps, adaptive)
 
 
 class RAdam(Optimizer):
@@ -161,15 +177,4 @@ class RAdam(Optimizer):
         return kernel, self.state_names
 
     def scalars(self, group: dict[str, Any], t: int) -> tuple[Any, ...]:
-        lr, eps, (beta1, beta2) = float(group["lr"]), float(group["eps"]), map(float, group["betas"])
-        rule = group["unrectified"]
-        rectified = rho(t, beta2) > group["threshold"]
-        skipped = rule == "skip" and not rectified
-        step_size = 0.0 if skipped else lr / bias(beta1, t)
-        adaptive = rectified or rule == "adam"
-        if adaptive:
-            root = math.sqrt(bias(beta2, t))
-            step_size *= root * (rectification(t, beta2) if rectified else 1.0)
-            eps *= root if rule == "adam" else 1.0
-        slope = slope_scalars(group, decays=not skipped)
-        return (*slope, 1 - beta1, beta2, 1 - beta2, step_size, eps, adaptive)
+        return scalars(group, t)
