@@ -137,6 +137,19 @@ def test_a_verdict_that_arrives_later(rule, cupy):
     assert all(name.endswith("_guarded") for name in Kernel.launches)
 
 
+@pytest.mark.parametrize("bad", [0, 1])
+def test_rows_of_several_dtypes_have_one_verdict(cupy, bad):
+    params = [p.to("cupy").detach().requires_grad_() for p in (mg.ones(3), mg.ones(3, dtype=mg.float64))]
+    optimizer = RULES["radam"](params)
+    for t in range(4):
+        for k, p in enumerate(params):
+            p.grad = mg.full(3, math.nan if t == 2 and k == bad else 1.0, dtype=p.dtype, device="cupy")
+        optimizer.step(skip_nonfinite=True)
+    assert optimizer.skipped == 1
+    assert [s["step"] for s in optimizer.state.values()] == [3, 3]
+    assert all(np.isfinite(p.detach().numpy()).all() for p in params)
+
+
 def test_parameters_on_both(cupy):
     """The CPU must know before it steps its own."""
     here, there = parameters(), on_gpu(parameters())
