@@ -70,6 +70,9 @@ def test_kernel_and_reference_over_a_thousand_steps(rule, dtype, monkeypatch):
             off.setattr(plan, "enabled", False)
             give_gradients(referred, t)
             two.step()
+    assert all(
+        ready.function for _, flats in one._flats.values() for f in flats for ready in f._plans.values()
+    )
     tolerance = {np.float16: 5e-3, np.float32: 2e-5, np.float64: 1e-11}[dtype]
     assert_same(compiled, referred, rtol=tolerance, atol=tolerance)
 

@@ -53,9 +53,14 @@ def by_reference(kernel, *args):
     copies = [a.copy() if isinstance(a, np.ndarray) else a for a in args]
     before, plan.enabled = plan.enabled, False
     try:
-        return kernel(*copies)
+        return copy.deepcopy(kernel)(*copies)  # which has plans of its own
     finally:
         plan.enabled = before
+
+
+def assert_compiled(kernel):
+    """Or else the reference would have been compared with itself."""
+    assert not COMPILES or all(ready.function for ready in kernel._plans.values())
 
 
 def tolerance(dtype) -> dict:
@@ -97,6 +102,7 @@ def test_kernel_against_reference_for_any_layout(data):
     for result in (axpy(x, y, a), by_reference(axpy, x, y, a)):
         assert (result.shape, result.dtype) == (shape, dtype)
         np.testing.assert_allclose(result, expected, **tolerance(dtype))
+    assert_compiled(axpy)
 
 
 @given(data=st.data())
@@ -112,6 +118,7 @@ def test_kernel_in_place_for_any_layout(data):
     assert m_result is m
     np.testing.assert_allclose(p, expected[0], **tolerance(kind[0]))
     np.testing.assert_allclose(m, expected[1], **tolerance(kind[1]))
+    assert_compiled(moving_mean)
 
 
 @pytest.mark.parametrize("n", [1, 7, 1 << 14, (1 << 14) + 1, 3_000_001])
