@@ -1,6 +1,9 @@
 """Small things that several test files use."""
 
+import pytest
+
 import minigrad as mg
+from minigrad.kernels import compiler, plan
 
 
 def take_grad(x: mg.Tensor) -> mg.Tensor:
@@ -8,3 +11,7 @@ def take_grad(x: mg.Tensor) -> mg.Tensor:
     g = x.grad
     x.grad = None
     return g
+
+
+COMPILES = plan.enabled and compiler.works() is None
+needs_compiler = pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or MINIGRAD_KERNELS=off")
