@@ -8,7 +8,6 @@ the best time of each, and how many times minigrad's that is. A ratio above 1 me
 
 import argparse
 import importlib
-import itertools
 import os
 import platform
 import subprocess
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from perceptron import jax_objective, network, values
 from timing import Task, find, times
 
 import minigrad as mg
@@ -72,51 +72,24 @@ def chain(op: Callable[[Any, Any, Any], Any]) -> Task:
 # --- multilayer perceptrons ------------------------------------------------------------------------
 
 
-def perceptron(sizes: tuple[int, ...], batch: int, optimizer: bool) -> Task:
-    """Forward and backward of a ReLU net with cross entropy; with `optimizer`, a whole RAdam step."""
-    random = np.random.default_rng(0)
-    weights = [
-        ((random.normal(size=(o, i)) / np.sqrt(i)).astype(np.float32), np.zeros(o, np.float32))
-        for i, o in itertools.pairwise(sizes)
-    ]
-    x = random.normal(size=(batch, sizes[0])).astype(np.float32)
-    y = random.integers(0, sizes[-1], batch)
+def training(sizes: tuple[int, ...], batch: int) -> Task:
+    """Forward and backward of a ReLU net with cross entropy."""
+    weights, x, y = values(sizes, batch)
 
-    def net(nn: Any, wrap: Callable[[np.ndarray], Any]) -> Any:
-        layers = []
-        for w, b in weights:
-            layer = nn.Linear(w.shape[1], w.shape[0])
-            layer.weight.data, layer.bias.data = wrap(w), wrap(b)
-            layers += [layer, nn.ReLU()]
-        return nn.Sequential(*layers[:-1])
-
-    def step(model: Any, optim: Any, loss: Any, x: Any, y: Any) -> Callable[[], Any]:
+    def step(model: Any, loss: Any, x: Any, y: Any) -> Callable[[], Any]:
         def run() -> None:
-            optim.zero_grad()
+            model.zero_grad()
             loss(model(x), y).backward()
-            if optimizer:
-                optim.step()
 
         return run
 
-    model = net(mg.nn, np.copy)
-    task: Task = {
-        "minigrad": step(
-            model,
-            mg.optim.RAdam(model.parameters()),
-            mg.nn.functional.cross_entropy,
-            mg.tensor(x),
-            mg.tensor(y),
-        )
-    }
+    model = network(mg.nn, weights, np.asarray)
+    task: Task = {"minigrad": step(model, mg.nn.functional.cross_entropy, mg.tensor(x), mg.tensor(y))}
     if torch:
+        model = network(torch.nn, weights, torch.from_numpy)
         loss = torch.nn.functional.cross_entropy
-        inputs = torch.from_numpy(x), torch.from_numpy(y)
-        for name, options in {"torch": {}, "torch, foreach": {"foreach": True}}.items():
-            model = net(torch.nn, lambda a: torch.from_numpy(a.copy()))
-            if optimizer or name == "torch":
-                task[name] = step(model, torch.optim.RAdam(model.parameters(), **options), loss, *inputs)
-    if autograd and not optimizer:
+        task["torch"] = step(model, loss, torch.from_numpy(x), torch.from_numpy(y))
+    if autograd:
         anp = importlib.import_module("autograd.numpy")
         rows = np.arange(batch)
 
@@ -130,7 +103,7 @@ def perceptron(sizes: tuple[int, ...], batch: int, optimizer: bool) -> Task:
             return -anp.mean((h - anp.log(anp.sum(anp.exp(h), axis=1, keepdims=True)))[rows, y])
 
         task["autograd"] = lambda: autograd.grad(objective)(weights)
-    if mygrad and not optimizer:
+    if mygrad:
         losses = importlib.import_module("mygrad.nnet.losses")
         params = [(mygrad.tensor(w.copy()), mygrad.tensor(b.copy())) for w, b in weights]
 
@@ -142,17 +115,9 @@ def perceptron(sizes: tuple[int, ...], batch: int, optimizer: bool) -> Task:
             losses.softmax_crossentropy(h, y).backward()
 
         task["mygrad"] = mygrad_
-    if jax and not optimizer:
-        jnp = importlib.import_module("jax.numpy")
-
-        def jax_objective(params: Any) -> Any:
-            h = jnp.asarray(x)
-            for w, b in params[:-1]:
-                h = jnp.maximum(h @ w.T + b, 0)
-            w, b = params[-1]
-            return -jnp.mean(jax.nn.log_softmax(h @ w.T + b)[jnp.arange(batch), y])
-
-        compiled = jax.jit(jax.grad(jax_objective))
+    if jax:
+        jnp = jax.numpy
+        compiled = jax.jit(jax.grad(jax_objective(jax, x, y)))
         tree = [(jnp.asarray(w), jnp.asarray(b)) for w, b in weights]
         task["jax, compiled"] = lambda: jax.block_until_ready(compiled(tree))
     return task
@@ -207,8 +172,7 @@ def main() -> None:
         )
     for sizes, batch in (((64, 64, 10), 32), ((784, 512, 256, 10), 128)):
         net = f"{'-'.join(map(str, sizes))} at batch {batch}"
-        show(f"{net}: forward + backward", times(perceptron(sizes, batch, False), seconds), 1e-6, "us")
-        show(f"{net}: the whole RAdam step", times(perceptron(sizes, batch, True), seconds), 1e-6, "us")
+        show(f"{net}: forward + backward", times(training(sizes, batch), seconds), 1e-6, "us")
     show("import, in a fresh interpreter", import_times(["numpy", "minigrad"], 7), 1e-3, "ms")
 
 

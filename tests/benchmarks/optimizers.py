@@ -11,7 +11,6 @@ of a call. In training the floor is the time of the matrix products alone, in Nu
 
 import argparse
 import functools
-import itertools
 import math
 import os
 import platform
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from perceptron import Weights, jax_objective, network, values
 from timing import Task, find, medians
 
 import minigrad as mg
@@ -121,28 +121,11 @@ def steps(seconds: float) -> None:
 # --- whole training steps ----------------------------------------------------------------------------
 
 
-def net_values(sizes: tuple[int, ...], batch: int) -> tuple[list[Any], np.ndarray, np.ndarray]:
-    """Weights and biases, inputs and classes."""
-    random = np.random.default_rng(0)
-    weights = [
-        ((random.normal(size=(o, i)) / math.sqrt(i)).astype(np.float32), np.zeros(o, np.float32))
-        for i, o in itertools.pairwise(sizes)
-    ]
-    x = random.normal(size=(batch, sizes[0])).astype(np.float32)
-    return weights, x, random.integers(0, sizes[-1], batch)
-
-
 def training_task(sizes: tuple[int, ...], batch: int) -> Task:
     """Forward, backward and RAdam's step of a ReLU net with cross entropy."""
-    weights, x, y = net_values(sizes, batch)
+    weights, x, y = values(sizes, batch)
 
-    def loop(nn: Any, make: Any, loss: Any, wrap: Any, x: Any, y: Any) -> Callable[[], None]:
-        layers: list[Any] = []
-        for w, b in weights:
-            layer = nn.Linear(w.shape[1], w.shape[0])
-            layer.weight.data, layer.bias.data = wrap(w.copy()), wrap(b.copy())
-            layers += [layer, nn.ReLU()]
-        model = nn.Sequential(*layers[:-1])
+    def loop(model: Any, make: Any, loss: Any, x: Any, y: Any) -> Callable[[], None]:
         optimizer = make(model.parameters())
 
         def run() -> None:
@@ -154,7 +137,11 @@ def training_task(sizes: tuple[int, ...], batch: int) -> Task:
 
     task: Task = {
         "minigrad": loop(
-            mg.nn, mg.optim.RAdam, mg.nn.functional.cross_entropy, lambda a: a, mg.tensor(x), mg.tensor(y)
+            network(mg.nn, weights, np.asarray),
+            mg.optim.RAdam,
+            mg.nn.functional.cross_entropy,
+            mg.tensor(x),
+            mg.tensor(y),
         )
     }
     if torch:
@@ -162,7 +149,7 @@ def training_task(sizes: tuple[int, ...], batch: int) -> Task:
             make = functools.partial(torch.optim.RAdam, **options)
             cross_entropy = torch.nn.functional.cross_entropy
             inputs = torch.from_numpy(x), torch.from_numpy(y)
-            task[name] = loop(torch.nn, make, cross_entropy, torch.from_numpy, *inputs)
+            task[name] = loop(network(torch.nn, weights, torch.from_numpy), make, cross_entropy, *inputs)
     if jax:
         task["jax, compiled"] = jax_step(weights, x, y)
     rows = [x, *(np.ones((batch, w.shape[0]), np.float32) for w, _ in weights)]
@@ -178,17 +165,10 @@ def training_task(sizes: tuple[int, ...], batch: int) -> Task:
     return task
 
 
-def jax_step(weights: list[Any], x: np.ndarray, y: np.ndarray) -> Callable[[], None]:
+def jax_step(weights: Weights, x: np.ndarray, y: np.ndarray) -> Callable[[], None]:
     """The same as one compiled function, with the memory of its state given over."""
     jnp = jax.numpy
-    inputs, rows, classes = jnp.asarray(x), jnp.arange(len(y)), jnp.asarray(y)
-
-    def objective(params: Any) -> Any:
-        h = inputs
-        for w, b in params[:-1]:
-            h = jnp.maximum(h @ w.T + b, 0)
-        w, b = params[-1]
-        return -jnp.mean(jax.nn.log_softmax(h @ w.T + b)[rows, classes])
+    objective = jax_objective(jax, x, y)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1, 2, 3))
     def step(params: Any, m: Any, v: Any, t: Any) -> Any:
