@@ -193,6 +193,13 @@ def cast(xp: Namespace, array: Array, dtype: Any) -> Array:
     return array.astype(dtype) if hasattr(array, "astype") else xp.astype(array, dtype)
 
 
+def in_a_row(op: str, arrays: list[Array]) -> Array:
+    """The elements of all `arrays`, which live on one device, as an array of one axis; a copy if several."""
+    xp = namespace(op, arrays)
+    rows = [xp.reshape(array, (-1,)) for array in arrays]
+    return rows[0] if len(rows) == 1 else xp.concat(rows)
+
+
 def is_floating(dtype: Any) -> bool:
     """Whether `dtype` is one of real floating-point numbers: these alone can carry gradients."""
     try:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy
 
-from ..backend import namespace, of
-from .plan import Plan, copied
-from .source import DTYPES, SOUND, WRITABLE, Kind, parse
+from ..backend import in_a_row, of
+from .plan import Plan, handed_out
+from .source import DTYPES, WRITABLE, Kind, parse
 
 
 class ElementwiseKernel:
@@ -138,7 +138,7 @@ class ElementwiseKernel:
 
         Most calls are like that, and to look at everything takes longer than a small array does.
         """
-        plan = self._seen.get(tuple([a.dtype if type(a) is numpy.ndarray else type(a) for a in args]))
+        plan = self._seen.get(_types(args))
         if plan is None:
             return None
         arrays = [a for a in args if type(a) is numpy.ndarray]
@@ -152,7 +152,7 @@ class ElementwiseKernel:
             plan.run(n, [*args[: self.nin], *outs])
         except (struct.error, OverflowError):  # a scalar that must be cast
             return None
-        return outs[0] if len(outs) == 1 else tuple(outs)
+        return _one_or_all(outs)
 
     def _on_cpu(self, args: tuple, size: int | None) -> Any:
         if size is not None:
@@ -169,7 +169,7 @@ class ElementwiseKernel:
                 given[k] = numpy.empty(shape, kind.dtype)
         outs = [*args[self.nin :]] or given[self.nin :]
         if math.prod(shape):
-            ready, back = self._made_plain(given, kinds, shape)
+            ready, back = self._fitted(given, kinds, shape)
             cut = next((a for a in ready if isinstance(a, list)), [])
             stops = list(itertools.accumulate(a.size for a in cut))
             plan = self.plan(kinds)
@@ -179,10 +179,10 @@ class ElementwiseKernel:
                 for kind, a in zip(kinds, args, strict=False)
             ]
             if all(plain) and not any(p.raw for p in self.params):
-                self._seen[tuple(a.dtype if type(a) is numpy.ndarray else type(a) for a in args)] = plan
+                self._seen[_types(args)] = plan
             for out, temporary in back:
                 out[...] = temporary.reshape(out.shape)
-        return outs[0] if len(outs) == 1 else tuple(outs)
+        return _one_or_all(outs)
 
     def kinds(self, given: list) -> tuple[Kind, ...]:
         """What was given for each parameter, with the placeholders bound: by outputs first, as in CuPy.
@@ -258,8 +258,8 @@ class ElementwiseKernel:
             )
         return shape
 
-    def _made_plain(self, given: list, kinds: tuple[Kind, ...], shape: tuple[int, ...]) -> tuple[list, list]:
-        """Every array in C order, of the full shape and with memory of its own; and what to copy back."""
+    def _fitted(self, given: list, kinds: tuple[Kind, ...], shape: tuple[int, ...]) -> tuple[list, list]:
+        """Scalars cast, inputs of the full shape, outputs in C order; and what of these to copy back."""
         ready, back = list(given), []
         for k, (p, kind) in enumerate(zip(self.params, kinds, strict=True)):
             arg = given[k]
@@ -273,16 +273,14 @@ class ElementwiseKernel:
                     raise ValueError(
                         f"{self.name}: the pieces of output {p.name!r} must be writable, in C order"
                     )
-                ready[k] = [a if a.flags.num & SOUND == SOUND else a.copy() for a in arg]
             elif p.out:
                 if not arg.flags.writeable:
                     raise ValueError(f"{self.name}: output {p.name!r} is read-only")
                 if arg.flags.num & WRITABLE != WRITABLE:
                     ready[k] = numpy.array(arg, order="C")
                     back.append((arg, ready[k]))
-            else:
-                arg = arg if p.raw or arg.shape == shape else numpy.broadcast_to(arg, shape)
-                ready[k] = arg if arg.flags.num & SOUND == SOUND else numpy.array(arg, order="C")
+            elif not p.raw and arg.shape != shape:
+                ready[k] = numpy.broadcast_to(arg, shape)
         if back:  # the compiled loop, which looks at what overlaps, would not see these
             arrays = [a for arg in given[self.nin :] for a in (arg if isinstance(arg, list) else [arg])]
             if any(numpy.shares_memory(a, b) for a, b in itertools.combinations(arrays, 2)):
@@ -317,7 +315,7 @@ class ElementwiseKernel:
             if isinstance(arg, list):
                 if p.out and len(arg) > 1:
                     raise TypeError(f"{self.name}: on CuPy the output {p.name!r} cannot be a list")
-                arg = arg[0].reshape(-1) if len(arg) == 1 else cupy.concatenate(arg, axis=None)
+                arg = in_a_row(self.name, arg)
             ready.append(arg)
         outs = ready[self.nin :]
         for a, b in itertools.combinations(outs, 2):
@@ -333,15 +331,22 @@ class ElementwiseKernel:
         """In any other namespace of the Array API standard."""
         if self.reference is None:
             raise RuntimeError(f"{self.name}: has no reference, and runs on NumPy and CuPy alone")
-        args = tuple(_in_a_row(arg) if isinstance(arg, list) else arg for arg in args)
+        args = tuple(in_a_row(self.name, arg) if isinstance(arg, list) else arg for arg in args)
         inputs, outs = args[: self.nin], args[self.nin :]
-        results = self.reference(*(args if self.reads_outputs else inputs))
-        results = results if isinstance(results, tuple) else (results,)
-        if not outs:
-            return results[0] if len(results) == 1 else results
-        for out, result in zip(outs, copied(results), strict=True):
+        results = handed_out(self.reference(*(args if self.reads_outputs else inputs)))
+        for out, result in zip(outs, results, strict=bool(outs)):
             out[...] = result
-        return outs[0] if len(outs) == 1 else outs
+        return _one_or_all(outs or results)
+
+
+def _types(args: tuple) -> tuple:
+    """What the plan of a call depends on."""
+    return tuple([a.dtype if type(a) is numpy.ndarray else type(a) for a in args])
+
+
+def _one_or_all(outs: Sequence[Any]) -> Any:
+    """What a call gives: its output, or a tuple of several."""
+    return outs[0] if len(outs) == 1 else tuple(outs)
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
@@ -349,9 +354,3 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
     params = inspect.signature(function).parameters.values()
     required = [p for p in params if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
     return len(required) == count or any(p.kind is p.VAR_POSITIONAL for p in params)
-
-
-def _in_a_row(arrays: list) -> Any:
-    """Their elements as one array of one axis."""
-    xp = namespace("concat", arrays)
-    return xp.concat([xp.reshape(a, (-1,)) for a in arrays])

@@ -27,9 +27,9 @@ enabled = _wanted()
 _WORTH_A_THREAD = 10 << 20  # bytes: one core passes over them in about twice the time that a thread takes
 
 
-def copied(results: tuple) -> tuple:
-    """What a reference gave, safe from being overwritten while it is handed out: it may be its arguments."""
-    return results if len(results) == 1 else tuple(copy.copy(r) for r in results)
+def handed_out(results: Any) -> tuple:
+    """What a reference gave, as a tuple; copied if several, which may be its arguments, yet to be written."""
+    return tuple(map(copy.copy, results)) if isinstance(results, tuple) else (results,)
 
 
 def _taker(places: list[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -40,7 +40,7 @@ def _taker(places: list[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
 
 
 class Plan:
-    """A kernel for arguments of certain kinds, which all are in C order.
+    """A kernel for arguments of certain kinds, whose outputs are in C order.
 
     Attributes:
         function: the compiled loop; None where there is none, and the reference computes.
@@ -115,7 +115,7 @@ class Plan:
             raise MemoryError(f"{self.kernel.name}: no memory for its threads")
 
     def _plain(self, n: int, args: Sequence[Any], stops: Sequence[int]) -> list[Any]:
-        """`args` with every array as the compiled loop needs it. Raises `ValueError` where one cannot be."""
+        """`args` with every array in C order and aligned. Raises `ValueError` where one does not fit."""
         sizes = [stop - start for start, stop in itertools.pairwise((0, *stops))]
 
         def plain(p: Param, kind: Kind, array: Any, size: int) -> Any:
@@ -146,6 +146,7 @@ class Plan:
     def _by_reference(self, n: int, args: Sequence[Any], stops: Sequence[int]) -> None:
         nin, reference = self.kernel.nin, self.kernel.reference
         assert reference is not None
+        args = self._plain(n, args, stops)  # once, and not for each block
         arrays = [arg if isinstance(arg, list) else [arg] for arg in args]
         outs = [out for arg in arrays[nin:] for out in arg]
         if any(numpy.may_share_memory(a, b) for a, b in itertools.combinations(outs, 2)):
@@ -171,7 +172,6 @@ class Plan:
                     a.astype(numpy.float32) if kind.form != "scalar" and a.dtype == numpy.float16 else a
                     for a, kind in zip(block, self.kinds, strict=True)
                 ]
-                results = reference(*(wide if self.kernel.reads_outputs else wide[:nin]))
-                results = results if isinstance(results, tuple) else (results,)
-                for out, result in zip(block[nin:], copied(results), strict=True):
+                results = handed_out(reference(*(wide if self.kernel.reads_outputs else wide[:nin])))
+                for out, result in zip(block[nin:], results, strict=True):
                     out[...] = result

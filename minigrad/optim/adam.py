@@ -9,30 +9,36 @@ from ..ops import maximum, sqrt
 from .optimizer import Optimizer
 
 
-def reference(g, sign, decay, shrink, rest1, beta2, rest2, step_size, eps, p, m, v):
-    """m ← m + (1 - β1)(g - m); v ← β2 v + (1 - β2) g²; θ ← shrink θ - step_size m / (√v + eps).
+def moments(g, sign, decay, rest1, beta2, rest2, p, m, v):
+    """m ← m + (1 - β1)(g - m); v ← β2 v + (1 - β2) g².
 
-    rest1 and rest2 are 1 - β1 and 1 - β2, which float32 would spoil. sign turns g over to maximize, decay
-    is the coupled weight decay, and shrink what the decoupled one leaves of θ.
+    rest1 and rest2 are 1 - β1 and 1 - β2, which float32 would spoil. sign turns g over to maximize, and
+    decay is the coupled weight decay.
     """
     g = sign * g + decay * p if decay else sign * g
-    m = m + rest1 * (g - m)
-    v = beta2 * v + rest2 * g * g
-    return shrink * p - step_size * m / (sqrt(v) + eps), m, v
+    return m + rest1 * (g - m), beta2 * v + rest2 * g * g
 
 
-kernel = ElementwiseKernel(
-    "P g, T sign, T decay, T shrink, T rest1, T beta2, T rest2, T step_size, T eps",
-    "P p, T m, T v",
-    """
+MOMENTS = """
     T old = p;
     T slope = decay ? sign * g + decay * old : sign * g;
     T mean = m + rest1 * (slope - m);
     T square = beta2 * v + rest2 * slope * slope;
     m = mean;
     v = square;
-    p = shrink * old - step_size * mean / (sqrt(square) + eps);
-    """,
+"""
+
+
+def reference(g, sign, decay, shrink, rest1, beta2, rest2, step_size, eps, p, m, v):
+    """θ ← shrink θ - step_size m / (√v + eps); shrink is what the decoupled weight decay leaves of θ."""
+    m, v = moments(g, sign, decay, rest1, beta2, rest2, p, m, v)
+    return shrink * p - step_size * m / (sqrt(v) + eps), m, v
+
+
+kernel = ElementwiseKernel(
+    "P g, T sign, T decay, T shrink, T rest1, T beta2, T rest2, T step_size, T eps",
+    "P p, T m, T v",
+    MOMENTS + "p = shrink * old - step_size * mean / (sqrt(square) + eps);",
     "adam",
     reference=reference,
 )
@@ -40,9 +46,7 @@ kernel = ElementwiseKernel(
 
 def amsgrad_reference(g, sign, decay, shrink, rest1, beta2, rest2, step_size, eps, p, m, v, largest):
     """The same with the largest v so far in the root."""
-    g = sign * g + decay * p if decay else sign * g
-    m = m + rest1 * (g - m)
-    v = beta2 * v + rest2 * g * g
+    m, v = moments(g, sign, decay, rest1, beta2, rest2, p, m, v)
     largest = maximum(largest, v)
     return shrink * p - step_size * m / (sqrt(largest) + eps), m, v, largest
 
@@ -50,14 +54,9 @@ def amsgrad_reference(g, sign, decay, shrink, rest1, beta2, rest2, step_size, ep
 amsgrad_kernel = ElementwiseKernel(
     kernel.in_params,
     "P p, T m, T v, T largest",
-    """
-    T old = p;
-    T slope = decay ? sign * g + decay * old : sign * g;
-    T mean = m + rest1 * (slope - m);
-    T square = beta2 * v + rest2 * slope * slope;
+    MOMENTS
+    + """
     T top = square > largest || isnan(square) ? square : largest;
-    m = mean;
-    v = square;
     largest = top;
     p = shrink * old - step_size * mean / (sqrt(top) + eps);
     """,

@@ -8,12 +8,12 @@ import numpy
 
 from .. import ops
 from ..autograd import Leaf, wrap
-from ..backend import Array, cast, namespace
+from ..backend import Array, cast, in_a_row, namespace
 from ..tensor import Tensor
 
 
 def _rows(name: str, parameters: Tensor | Iterable[Tensor]) -> Iterator[tuple[list[Leaf], Any, Array]]:
-    """The gradients of each dtype and device copied into a row, with their leaves and their namespace."""
+    """The gradients of each dtype and device in a row, with their leaves and their namespace."""
     kinds: dict[Any, list[Leaf]] = {}
     for p in [parameters] if isinstance(parameters, Tensor) else parameters:
         if not isinstance(p, Tensor):
@@ -22,8 +22,7 @@ def _rows(name: str, parameters: Tensor | Iterable[Tensor]) -> Iterator[tuple[li
             kinds.setdefault((p.device, p.dtype), []).append(p.node)
     for leaves in kinds.values():
         arrays = [leaf.grad._data for leaf in leaves]
-        xp = namespace(name, arrays)
-        yield leaves, xp, xp.concat([xp.reshape(a, (-1,)) for a in arrays])
+        yield leaves, namespace(name, arrays), in_a_row(name, arrays)
 
 
 def _set(leaves: list[Leaf], xp: Any, row: Array) -> None:

@@ -38,6 +38,11 @@ class Run:
         self.flat.steps[self.first : self.last] = [self.steps + by] * (self.last - self.first)
 
 
+def wide(dtype: Any) -> Any:
+    """The dtype of the state of parameters of `dtype`: float32 for float16, and else the same."""
+    return numpy.dtype("float32") if str(dtype) == "float16" else dtype
+
+
 class Flat:
     """Parameters of one dtype and device, which are views into one row.
 
@@ -62,7 +67,7 @@ class Flat:
         self.stops = list(itertools.accumulate(p.size for p in params))
         self.steps = [0] * len(params)
         self.state: dict[str, Array] = {}
-        self.wide = numpy.dtype("float32") if str(first.dtype) == "float16" else first.dtype
+        self.wide = wide(first.dtype)
         # Where a rule has no state, nothing else would say in what type its kernel computes.
         self.unused = self._new("empty", self.wide, first, size=0)
         self._rows: dict[tuple[str, ...], list[Array]] = {}  # what a rule with this state writes to
@@ -114,13 +119,12 @@ class Flat:
     def set_state(self, k: int, values: Mapping[str, Any]) -> None:
         """Copy in what `state_of` gave, from whichever device."""
         self.steps[k] = values["step"]
-        arrays = {name: value for name, value in values.items() if name != "step"}
-        self.ensure(list(arrays))
         backend = of(self.row)
         assert backend is not None
-        for name, view in self.state_of(k).items():
-            if name in arrays:
-                view[...] = move(arrays[name], backend.name)
+        names = [name for name in values if name != "step"]
+        self.ensure(names)
+        for name in names:
+            self._part(self.state[name], k)[...] = move(values[name], backend.name)
 
     # --- stepping ----------------------------------------------------------------------------------
 

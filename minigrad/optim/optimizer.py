@@ -102,11 +102,12 @@ class Optimizer:
             if id(p) in known:
                 raise ValueError(f"{name}: parameter {i}, of shape {p.shape}, is given twice")
             known.add(id(p))
-        group = {**self.defaults, **group, "params": params}
+        self.param_groups.append(self.checked({**self.defaults, **group, "params": params}))
+
+    def checked(self, group: dict[str, Any]) -> dict[str, Any]:
+        """`group`, with its betas in a tuple of its own. Raises `ValueError` for settings out of range."""
         self.check(group)
-        if "betas" in group:
-            group["betas"] = tuple(map(float, group["betas"]))
-        self.param_groups.append(group)
+        return {**group, "betas": tuple(map(float, group["betas"]))} if "betas" in group else group
 
     def check(self, group: dict[str, Any]) -> None:
         """Raise `ValueError` for settings out of range."""

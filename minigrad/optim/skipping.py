@@ -4,7 +4,7 @@ import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..backend import Array, of
+from ..backend import Array, in_a_row, of
 from ..kernels import ElementwiseKernel
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def judged(due: "list[tuple[Any, Run]]") -> "tuple[list[tuple[Any, Run]], Verdic
             if not all(bool(xp.all(xp.isfinite(g))) for g in run.grads):
                 return None
         else:
-            row = xp.concatenate(run.grads, axis=None)
+            row = in_a_row("optim", run.grads)
             flags.append(xp.isfinite(row).all().reshape(1))
             run = replace(run, grads=[row])
         ready.append((group, run))

@@ -8,6 +8,7 @@ import numpy
 
 from .. import ops
 from ..tensor import Tensor
+from .flat import wide
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
@@ -53,15 +54,14 @@ def loaded(
     groups, place = [], {}
     for group, other in zip(optimizer.param_groups, saved, strict=True):
         new = {
-            key: tuple(value) if isinstance(value, list) and key == "betas" else copy.deepcopy(value)
+            key: copy.deepcopy(value)
             for key, value in settings(other).items()
             if key not in (*HOW_TORCH_COMPUTES, "param_names")
         }
         unknown = [key for key in new if key not in ("name", *OF_SCHEDULES, *group)]
         if unknown:
             raise ValueError(f"{name}: the saved state has unknown settings {unknown}")
-        groups.append({**group, **new})
-        optimizer.check(groups[-1])
+        groups.append(optimizer.checked({**group, **new}))
         for n, p in zip(_in_our_order(name, group, other), group["params"], strict=True):
             place[n] = groups[-1], p
     state = {}
@@ -109,7 +109,7 @@ def _values(
     missing = [key for key in optimizer.kernel(group)[1] if key not in arrays]
     if missing:
         raise ValueError(f"{name}: the saved state of parameter {n} lacks {missing}")
-    wide = numpy.dtype(numpy.float32) if p.dtype == numpy.float16 else numpy.dtype(p.dtype)
+    dtype = wide(p.dtype)
     for key, value in arrays.items():
         try:
             array = ops.asarray(value).numpy() if isinstance(value, Tensor) else numpy.asarray(value)
@@ -119,9 +119,10 @@ def _values(
             raise ValueError(
                 f"{name}: {key!r} of parameter {n} has shape {array.shape}, the parameter {p.shape}"
             )
-        if array.dtype.kind != "f" or not numpy.can_cast(array.dtype, wide):
+        if array.dtype.kind != "f" or not numpy.can_cast(array.dtype, dtype):
             raise ValueError(
-                f"{name}: {key!r} of parameter {n} is {array.dtype}, and cannot be kept as {wide}; convert it"
+                f"{name}: {key!r} of parameter {n} is {array.dtype}, and cannot be kept as {dtype}; "
+                "convert it"
             )
-        found[key] = array.astype(wide)
+        found[key] = array.astype(dtype)
     return found
