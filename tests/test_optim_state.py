@@ -67,6 +67,14 @@ class Theirs:
         return [p.detach().numpy().copy() for p in self.params]
 
 
+def assert_they_stay_together(ours: Ours, theirs: Theirs) -> None:
+    for t in range(8, 20):
+        theirs.step(t)
+        ours.step(t)
+    for a, b in zip(ours.values(), theirs.values(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_torch(kind, named):
@@ -75,11 +83,7 @@ def test_from_torch(kind, named):
         theirs.step(t)
     ours = Ours(kind, theirs.values(), named)
     ours.optimizer.load_state_dict(theirs.optimizer.state_dict())
-    for t in range(8, 20):
-        theirs.step(t)
-        ours.step(t)
-    for a, b in zip(ours.values(), theirs.values(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12)
+    assert_they_stay_together(ours, theirs)
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -91,11 +95,7 @@ def test_to_torch(kind, named):
     theirs = Theirs(kind, ours.values(), named)
     saved = ours.optimizer.state_dict(array=theirs.torch.as_tensor)
     theirs.optimizer.load_state_dict(saved)
-    for t in range(8, 20):
-        theirs.step(t)
-        ours.step(t)
-    for a, b in zip(ours.values(), theirs.values(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12)
+    assert_they_stay_together(ours, theirs)
 
 
 def test_what_torchs_schedules_leave_in_groups_is_kept():
