@@ -22,6 +22,7 @@ The public function takes tensors and gives a tensor. Given plain arrays only, i
 gives a plain array: rules may call minigrad's own ops whichever namespace they run in.
 """
 
+import copy
 import functools
 import sys
 from collections.abc import Callable, Iterable
@@ -30,18 +31,20 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy
 
-from .autograd import Memory, Node, Variable, grad_enabled, new, next_number, wrap
+from .autograd import Memory, Node, Variable, grad_enabled, new, next_number, outside, wrap
+from .autograd.node import HERE, Hooks
 from .backend import SCALARS, Array, namespace, numpy_namespace, of
 
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 
 OPS: dict[str, "Op"] = {}
-"""Every primitive by name."""
+"""Every primitive of this package by name."""
 
 _SPECIAL = ("g", "xp", "shape", "dtype", "i")
 _VARIADIC = 0x04  # the flag of a code object that has *args
-_is_recording = grad_enabled.get
+_recording = grad_enabled.get
+_frame = sys._getframe
 _ndarray = numpy.ndarray
 _NUMPY = (numpy.ndarray, numpy.generic)
 
@@ -92,12 +95,14 @@ class Plan:
             one, where there is a `single` one.
         places: where in that tuple the argument of a slot is (-1 for `out`), if it is kept.
         rules: for each slot, a function of (xp, g, parent, saved) that calls the rule with what it names.
+        hooks: see `Tensor.register_hook`; empty in a plan that nodes share.
     """
 
-    __slots__ = ("name", "places", "rules", "save", "single", "slots")
+    __slots__ = ("hooks", "name", "places", "rules", "save", "single", "slots")
 
     def __init__(self, op: Op, needed: int, count: int):
         self.name = op.name
+        self.hooks: Hooks = {}
         self.slots = tuple(slot for slot in range(count) if needed >> slot & 1)
         rules = []
         for slot in self.slots:
@@ -122,16 +127,27 @@ class Plan:
             source[last] = f"saved[{len(kept) - 1}:]"
         arguments = ", ".join(stars[name] + name for name in op.parameters)
         values = "".join(stars.get(name, "") + name + ", " for name in kept)
-        self.save = eval(f"lambda out, {arguments}: {kept[0] if self.single else f'({values})'}")
+        self.save = _compiled(f"lambda out, {arguments}: {kept[0] if self.single else f'({values})'}")
         self.rules = tuple(
-            eval(
+            _compiled(
                 "lambda xp, g, parent, saved: rule("
                 + ", ".join(str(slot - len(op.parameters) + 1) if n == "i" else source[n] for n in names)
                 + ")",
-                {"rule": rule},
+                rule=rule,
             )
             for slot, rule, names in rules
         )
+
+    def with_hooks(self) -> "Plan":
+        """The same plan, for one node alone, to which hooks can be added."""
+        plan = copy.copy(self)
+        plan.hooks = {}
+        return plan
+
+
+def _compiled(source: str, **names: Any) -> Any:
+    """The function that `source` spells; its frames count as this package's."""
+    return eval(compile(source, HERE + "primitive.py", "eval"), names)
 
 
 def primitive(
@@ -155,9 +171,11 @@ def primitive(
             parameters.append(code.co_varnames[code.co_argcount])
         # Some public functions prepare the arguments of a private primitive.
         name = forward.__name__.lstrip("_")
-        op = OPS[name] = Op(name, forward, parameters, rules, variadic, hint)
+        op = Op(name, forward, parameters, rules, variadic, hint)
+        if forward.__module__.startswith("minigrad."):
+            OPS[name] = op
         signature = ", ".join([*parameters[:-1], "*" * variadic + parameters[-1]])
-        call = eval(f"lambda {signature}: apply(op, [{signature}])", {"apply": _apply, "op": op})
+        call = _compiled(f"lambda {signature}: apply(op, [{signature}])", apply=_apply, op=op)
         call.__defaults__ = forward.__defaults__
         return _dress(call, forward)
 
@@ -241,7 +259,7 @@ def _apply(op: Op, values: list[Any]) -> Any:
     if type(out) is not _ndarray and isinstance(out, numpy.generic):
         out = numpy.asarray(out)
     home = _home_of(xp, out, values, homes) if homes else None
-    if not needed or not _is_recording():
+    if not needed or not (recording := _recording()):
         return wrap(out, None, home)
     plan = op.plans.get(needed) or op.plan(needed, len(values))
     node = new(Node)
@@ -251,9 +269,14 @@ def _apply(op: Op, values: list[Any]) -> Any:
     node.shape = out.shape
     node.dtype = out.dtype
     node.number = next_number()
+    frame = outside(_frame(2))
+    node.code = frame.f_code
+    node.instruction = frame.f_lasti
     node.stamps = ()
     if homes:
         _stamp(node, homes if home is None else [*homes, (-1, home)])
+    if recording is not True:
+        recording.check(op.name, node, out, values)
     return wrap(out, node, home)
 
 
@@ -277,7 +300,7 @@ def _unary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         else:
             out = op.forward(namespace(name, [data]), data)
         parent = x.node
-        if parent is None or not differentiable or not _is_recording():
+        if parent is None or not differentiable or not (recording := _recording()):
             return wrap(out)
         plan = plans[0]
         if plan is None:
@@ -292,9 +315,16 @@ def _unary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         node.shape = parent.shape
         node.dtype = parent.dtype
         node.number = next_number()
+        frame = _frame(1)
+        if frame.f_code.co_filename.startswith(HERE):
+            frame = outside(frame)
+        node.code = frame.f_code
+        node.instruction = frame.f_lasti
         node.stamps = ()
         if x.home is not None:
             _stamp(node, ((0, x.home),))
+        if recording is not True:
+            recording.check(name, node, out, (data,))
         return result
 
     return call
@@ -341,7 +371,7 @@ def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
             needed, parents = 1, (node_x,)
         else:
             needed, parents = 3, (node_x, node_y)
-        if parents[0] is None or not differentiable or not _is_recording():
+        if parents[0] is None or not differentiable or not (recording := _recording()):
             return wrap(out)
         plan = plans[needed]
         if plan is None:
@@ -356,9 +386,16 @@ def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         node.shape = out.shape
         node.dtype = out.dtype
         node.number = next_number()
+        frame = _frame(1)
+        if frame.f_code.co_filename.startswith(HERE):
+            frame = outside(frame)
+        node.code = frame.f_code
+        node.instruction = frame.f_lasti
         node.stamps = ()
         if home_x is not None or home_y is not None:
             _stamp(node, ((0, home_x), (1, home_y)))
+        if recording is not True:
+            recording.check(name, node, out, (a, b))
         return result
 
     return call

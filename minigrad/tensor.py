@@ -4,13 +4,16 @@ A tensor is a value: no operation changes an array that somebody else may hold. 
 `x[i] = v` give `x` a new value, and what was computed from the old one keeps the old one.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy
 
 from . import ops
 from .autograd import Leaf, Variable, grad_mode, gradients, require_grad, wrap
-from .backend import Array, Backend, create, move, of
+from .autograd.backward import as_array, given_gradient
+from .autograd.node import Hook, hooks_of
+from .backend import Array, Backend, move, of
 from .operators import Operators
 from .primitive import primitive
 
@@ -191,34 +194,35 @@ class Tensor(Operators):
                 "backward: this tensor has no graph: it was not computed from a tensor with "
                 "requires_grad=True, or it was computed under no_grad()"
             )
-        if gradient is None:
-            if self.size != 1:
-                raise ValueError(
-                    f"backward: a tensor of shape {self.shape} needs a gradient of that shape; "
-                    "or reduce it first, as with .sum().backward()"
-                )
-            data = self._data
-            given = wrap(create(_backend(self).xp, "ones", data.shape, dtype=data.dtype, like=data))
-        else:
-            given = gradient if isinstance(gradient, Tensor) else ops.tensor(gradient, device=self.device)
-            if given.shape != self.shape or given.device != self.device:
-                raise ValueError(
-                    f"backward: got a gradient of shape {given.shape} on {given.device!r} for a tensor of "
-                    f"shape {self.shape} on {self.device!r}"
-                )
-            if given.dtype != self.dtype:
-                given = given.astype(self.dtype)
-            if given.home is not None:  # an optimizer may write to it
-                given = given * 1.0
+        with grad_mode(create_graph):  # in which the given gradient keeps its graph
+            given = given_gradient("backward", self, gradient)
         if create_graph:
             with grad_mode(True):
-                for leaf, g in gradients(self.node, given, True, ops):
+                for leaf, g in gradients({self.node: given}, True, True):
                     leaf.grad = wrap(g._data, g.node, g.home) if leaf.grad is None else leaf.grad + g
         else:
-            for leaf, g in gradients(self.node, given._data, retain_graph):
-                if leaf.grad is not None:
-                    g = leaf.grad._data + g
-                leaf.grad = wrap(numpy.asarray(g) if isinstance(g, numpy.generic) else g)
+            for leaf, g in gradients({self.node: given._data}, retain_graph):
+                leaf.grad = wrap(as_array(g if leaf.grad is None else leaf.grad._data + g))
+
+    def register_hook(self, hook: Callable[["Tensor"], "Tensor | None"]) -> Hook:
+        """Call `hook` with the gradient of this tensor whenever one is computed; it may give another.
+
+        The hook gets a tensor, and gives None, or a tensor of that shape that takes its place. In a leaf
+        it is called before the gradient is added to `.grad`. The result's `remove()` takes it away.
+
+        Raises `RuntimeError` for a tensor that requires no gradients.
+
+        >>> import minigrad as mg
+        >>> x = mg.tensor([1.0, -2.0], requires_grad=True)
+        >>> y = x * 3
+        >>> hook = y.register_hook(lambda g: g * 10)
+        >>> y.sum().backward()
+        >>> x.grad.tolist()
+        [30.0, 30.0]
+        """
+        if self.node is None:
+            raise RuntimeError("register_hook: this tensor requires no gradients, so that none comes by")
+        return Hook(hooks_of(self.node), hook)
 
     # --- leaving the graph -------------------------------------------------------------------------
 
@@ -360,3 +364,4 @@ def _to(xp, x, device, source) -> Any:
 
 
 Variable.made = Tensor
+Variable.namespace = ops

@@ -7,7 +7,8 @@ from typing import Any
 import numpy
 
 from . import ops
-from .autograd import Leaf, enable_grad, gradients
+from .autograd import enable_grad
+from .autograd.backward import gradients_of
 from .backend import of
 from .tensor import Tensor
 
@@ -81,18 +82,8 @@ def _outputs(function: Callable[..., Any], inputs: Any) -> tuple[Tensor, ...]:
 
 def _vjp(outputs, weights, leaves, create_graph: bool) -> list[Tensor]:
     """The gradients by `leaves` of the sum of the outputs times their weights; zeros where there is none."""
-    found: dict[Leaf, Any] = {}
-    for y, w in zip(outputs, weights, strict=True):
-        if y.node is None:
-            continue
-        g = w if create_graph else w._data
-        for leaf, arrived in gradients(y.node, g, True, ops if create_graph else None):
-            found[leaf] = found[leaf] + arrived if leaf in found else arrived
-    result = []
-    for x in leaves:
-        g = found.get(x.node)
-        result.append(ops.zeros_like(x) if g is None else g if create_graph else ops.asarray(g))
-    return result
+    found = gradients_of(outputs, weights, [x.node for x in leaves], True, create_graph)
+    return [ops.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
 
 
 def _check_first_order(function, inputs, checked, eps, rtol, atol, random) -> None:

@@ -1,0 +1,47 @@
+"""Whether operations are recorded, in this thread or task."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+grad_enabled: ContextVar[Any] = ContextVar("minigrad.grad_enabled", default=True)
+"""False; True; or what looks at each recorded operation (see `detect_anomaly`), which counts as true.
+
+A context variable, so that threads and asyncio tasks do not see each other's mode.
+"""
+
+watcher: ContextVar[Any] = ContextVar("minigrad.watcher", default=None)
+"""What looks at operations whenever they are recorded; None: nothing."""
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded in this thread or task. A new thread begins with True."""
+    return bool(grad_enabled.get())
+
+
+@contextmanager
+def grad_mode(enabled: bool) -> Iterator[None]:
+    """Record, or do not, inside a `with` block or a decorated function."""
+    token = grad_enabled.set(enabled and (watcher.get() or True))
+    try:
+        yield
+    finally:
+        grad_enabled.reset(token)
+
+
+def no_grad():
+    """Record nothing inside: `with no_grad():`, or `@no_grad()` on a function.
+
+    >>> import minigrad as mg
+    >>> x = mg.ones(2, requires_grad=True)
+    >>> with mg.no_grad():
+    ...     (x * 2).requires_grad
+    False
+    """
+    return grad_mode(False)
+
+
+def enable_grad():
+    """Record inside, also within a `no_grad` block: `with enable_grad():` or `@enable_grad()`."""
+    return grad_mode(True)

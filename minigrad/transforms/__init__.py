@@ -1,0 +1,11 @@
+"""Functions of functions: gradients, products with derivatives, Jacobians, Hessians, checkpoints.
+
+They take a function of tensors and give another, and compose to any order: `grad(grad(f))`,
+`jacobian(lambda x: vjp(f, x)[1](v)[0])`. Nothing is written to any `.grad`.
+"""
+
+from .checkpoint import checkpoint
+from .gradients import grad, hvp, jvp, stop_gradient, value_and_grad, vjp
+from .jacobians import hessian, jacobian
+
+__all__ = ["checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp", "stop_gradient", "value_and_grad", "vjp"]
