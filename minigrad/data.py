@@ -5,19 +5,20 @@ from typing import Any
 
 import numpy
 
+from . import random
 from .tensor import Tensor
 
 
 class batches:  # noqa: N801 - it is used as a function
     """Minibatches of one or more arrays: an iterable with a length, to be gone through once an epoch.
 
-    Each pass shuffles anew, in an order that `seed` fixes for all passes.
+    Each pass shuffles anew.
 
     Args:
         *arrays: tensors or NumPy arrays with the same length along their first axis.
         size: how many rows a batch has; the last one may have fewer.
         shuffle: in random order rather than from first to last.
-        seed: of the shuffling; None takes a fresh one.
+        seed: fixes the orders of all passes; without one they come from `minigrad.random`.
         drop_last: leave out a last batch that is not full.
 
     Yields:
@@ -49,7 +50,7 @@ class batches:  # noqa: N801 - it is used as a function
         self.size = size
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self._random = numpy.random.default_rng(seed)
+        self._random = None if seed is None else numpy.random.default_rng(seed)
 
     def __len__(self) -> int:
         """The number of batches in a pass."""
@@ -58,7 +59,7 @@ class batches:  # noqa: N801 - it is used as a function
 
     def __iter__(self) -> Iterator[Any]:
         rows = len(self.arrays[0])
-        order = self._random.permutation(rows) if self.shuffle else None
+        order = (self._random or random.generator()).permutation(rows) if self.shuffle else None
         for start in range(0, len(self) * self.size, self.size):
             stop = min(start + self.size, rows)
             batch = tuple(self._rows(a, order, start, stop) for a in self.arrays)

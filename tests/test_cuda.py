@@ -233,11 +233,13 @@ COMMON = {name for kind in (bytes, dict, int, list, str, tuple) for name in dir(
 class Reader(ast.NodeVisitor):
     """Gathers the `uses` of CuPy in a source: as `cupy`, as a namespace `xp`, and as methods of arrays.
 
+    `rng` is a generator of random numbers, as which CuPy's and NumPy's go by.
+
     Names that are asked for by `hasattr`, or by `getattr` with a default, are `optional`.
     """
 
     def __init__(self, source: str):
-        self.modules = {"xp": "cupy"}
+        self.modules = {"xp": "cupy", "rng": "cupy.random.Generator"}
         self.others: set[str] = set()  # what else is imported: it is no array
         self.uses: list[Use] = []
         self.optional: set[str] = set()
@@ -361,7 +363,9 @@ def problem(use: Use) -> str | None:
 
     root, *rest = use.name.split(".")
     found = cupy.ndarray if root == "array" else importlib.import_module(root)
+    owner = found
     for i, attribute in enumerate(rest):
+        owner = found
         if inspect.ismodule(found) and not hasattr(found, attribute):
             with contextlib.suppress(ImportError):
                 importlib.import_module(".".join([root, *rest[: i + 1]]))
@@ -373,7 +377,7 @@ def problem(use: Use) -> str | None:
     if not callable(found):
         return f"{use.name} is called, but it is none to call"
     its = signature(use.name, found)
-    me = [None] * (root == "array")  # `self`
+    me = [None] * inspect.isclass(owner)  # `self`
     try:
         if use.positional is None:
             its.bind_partial(**dict.fromkeys(use.keywords))
@@ -416,6 +420,9 @@ def test_the_reader_finds_the_calls():
         Use("cupy.einsum", True, None, ("optimize",)),
         Use("array.astype", True, 1),
         Use("array.mT"),
+        Use("cupy.random.Philox4x3210", True, 1, ("size",)),
+        Use("cupy.random.Generator.random", True, 1, ("dtype",)),
+        Use("cupy.random.Generator.integers", True, 3, ("dtype",)),
     ]:
         assert use in uses
 
@@ -453,6 +460,9 @@ def test_the_reader_finds_the_calls():
         ("import cupy\ncupy.ElementwiseKernel('T x', 'T y', 'y = x', 'f', no_return=True, options=())", None),
         ("import cupy\ncupy.ElementwiseKernel('T x', 'T y', 'y = x', opts=())", "'opts'"),
         ("x.astype(int, copy=False)", None),
+        ("rng.random(3, dtype=t)", None),
+        ("rng.random(3, dtype=t, method='zig')", "cupy.random.Generator.random.*'method'"),
+        ("rng.permutation(3)", "cupy.random.Generator.permutation: CuPy has none"),
         ("x.astype(int, device=0)", "array.astype.*'device'"),
         ("x.getfield(int)", "array.getfield: CuPy has none"),
         ("x.sort(key=f)", None),  # a list, it may be

@@ -35,8 +35,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
         raise ValueError(f"dropout: p must be from 0 to 1, got {p}")
     if not training or p == 0:
         return wrap(input._data, input.node, input.home)  # so that x += y on the result leaves the input
-    kept = random.generator().random(input.shape, dtype="float32") >= p
-    mask = ops.tensor(kept, dtype=input.dtype, device=input.device)
+    mask = random.bernoulli(input.shape, 1 - p, dtype=input.dtype, device=input.device)
     return input * (mask * (1 / (1 - p)) if p < 1 else mask)
 
 
