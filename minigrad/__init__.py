@@ -10,11 +10,13 @@ tensor([ 2., -4.], dtype=float32, device=numpy)
 
 from numpy import bool, float16, float32, float64, int8, int16, int32, int64, uint8, uint16, uint32, uint64
 
-from . import data, kernels, nn, ops, optim, random, testing
-from .autograd import enable_grad, is_grad_enabled, no_grad
+from . import autograd, data, kernels, nn, ops, optim, random, testing, transforms
+from .autograd import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from .backend import backend, set_backend, use_backend
 from .ops import *
+from .primitive import primitive
 from .tensor import Tensor
+from .transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, stop_gradient, value_and_grad, vjp
 
 tensor = ops.tensor  # the function, which importing the module of that name has hidden
 
@@ -22,30 +24,43 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Tensor",
+    "autograd",
     "backend",
     "bool",
+    "checkpoint",
     "data",
+    "detect_anomaly",
     "enable_grad",
     "float16",
     "float32",
     "float64",
+    "grad",
+    "hessian",
+    "hvp",
     "int8",
     "int16",
     "int32",
     "int64",
     "is_grad_enabled",
+    "jacobian",
+    "jvp",
     "kernels",
     "nn",
     "no_grad",
     "ops",
     "optim",
+    "primitive",
     "random",
     "set_backend",
+    "stop_gradient",
     "testing",
+    "transforms",
     "uint8",
     "uint16",
     "uint32",
     "uint64",
     "use_backend",
+    "value_and_grad",
+    "vjp",
 ]
 __all__ += ops.__all__

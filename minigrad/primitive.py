@@ -64,6 +64,9 @@ class Op:
         self.plans: dict[Any, Plan] = {}
         known = {*_SPECIAL, *parameters, "out"}
         for input_name, rule in rules.items():
+            if not isinstance(rule, FunctionType):
+                got = type(rule).__name__
+                raise TypeError(f"{name}: the rule of {input_name!r} must be a function, got {got}")
             unknown = [n for n in (input_name, *_parameters(rule.__code__)) if n not in known]
             if unknown:
                 raise TypeError(f"{name}: the gradient rule of {input_name!r} names unknown {unknown}")
@@ -147,7 +150,7 @@ class Plan:
 
 def _compiled(source: str, **names: Any) -> Any:
     """The function that `source` spells; its frames count as this package's."""
-    return eval(compile(source, HERE + "primitive.py", "eval"), names)
+    return eval(compile(source, HERE + "<primitive>", "eval"), names)
 
 
 def primitive(
@@ -166,7 +169,12 @@ def primitive(
     def decorate(forward):
         code = forward.__code__
         variadic = bool(code.co_flags & _VARIADIC)
-        parameters = _parameters(code)[1:]
+        namespace_name, *parameters = _parameters(code) or [""]
+        if namespace_name != "xp":
+            raise TypeError(
+                f"{forward.__name__}: the first parameter of a forward function must be xp, the namespace to "
+                f"compute with, got {namespace_name!r}"
+            )
         if variadic:
             parameters.append(code.co_varnames[code.co_argcount])
         # Some public functions prepare the arguments of a private primitive.
@@ -256,8 +264,12 @@ def _apply(op: Op, values: list[Any]) -> Any:
         raise _retold(op, values, error) from error
     if not tensors:
         return out
-    if type(out) is not _ndarray and isinstance(out, numpy.generic):
-        out = numpy.asarray(out)
+    if type(out) is not _ndarray:
+        if isinstance(out, numpy.generic):
+            out = numpy.asarray(out)
+        elif of(out) is None:
+            got = type(out).__name__
+            raise TypeError(f"{op.name}: the forward function must give one array, got {got}")
     home = _home_of(xp, out, values, homes) if homes else None
     if not needed or not (recording := _recording()):
         return wrap(out, None, home)

@@ -1,6 +1,7 @@
-"""Checking gradients against finite differences: for minigrad's own rules, and for yours."""
+"""For tests: gradients checked against finite differences, minigrad's and yours; memory measured."""
 
 import math
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -145,3 +146,30 @@ def _flat(arrays: list[numpy.ndarray]) -> numpy.ndarray:
 def _split(flat: numpy.ndarray, shapes: list[tuple[int, ...]]) -> list[numpy.ndarray]:
     ends = numpy.cumsum([math.prod(shape) for shape in shapes])[:-1]
     return [part.reshape(shape) for part, shape in zip(numpy.split(flat, ends), shapes, strict=True)]
+
+
+# --- memory ----------------------------------------------------------------------------------------
+
+
+def peak_bytes(function: Callable[[], Any]) -> int:
+    """The most bytes of NumPy's arrays, and of Python's objects, that a call of `function` held at once.
+
+    Beyond what was there before; memory on a GPU is not counted. The call takes longer than usual, since
+    every allocation is followed (by the standard library's `tracemalloc`).
+
+    >>> import minigrad as mg
+    >>> x = mg.ones(1_000_000, requires_grad=True)
+    >>> mg.testing.peak_bytes(lambda: mg.exp(x)) // 1_000_000
+    4
+    """
+    following = tracemalloc.is_tracing()
+    if not following:
+        tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        function()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        if not following:
+            tracemalloc.stop()

@@ -27,6 +27,7 @@ ORDER = [
     ["random", "testing"],
     ["data"],
     ["nn", "optim"],
+    ["transforms"],
     ["__init__"],
     ["__main__"],
 ]

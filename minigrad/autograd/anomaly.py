@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy
+
 from ..backend import Array, is_floating, namespace, of
 from .mode import grad_enabled, watcher
 from .node import Node, made_at
@@ -78,7 +80,8 @@ def detect_anomaly() -> Iterator[None]:
     watch = Watcher()
     tokens = watcher.set(watch), grad_enabled.set(watch) if grad_enabled.get() else None
     try:
-        yield
+        with numpy.errstate(all="ignore"):  # whose warnings would say less
+            yield
     finally:
         watcher.reset(tokens[0])
         if tokens[1] is not None:

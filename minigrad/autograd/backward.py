@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from ..backend import Array, Namespace, cast, create, namespace, numpy_namespace, of
+from ..backend import Array, Namespace, cast, create, numpy_namespace, of
 from .anomaly import check_gradient
 from .mode import grad_mode, watcher
 from .node import FREED, Hooks, Node, Variable, made_at, wrap
@@ -37,7 +37,7 @@ def gradients(
     # somebody else holds. The first addition makes a new array, which is ours to write to.
     ours: set[Node] = set()
     watched = watcher.get() is not None
-    plan = parent = None
+    plan = parent = gradient = None
     node: Any = None
     found, needed = _newest_first(roots, wanted)
     try:
@@ -50,6 +50,7 @@ def gradients(
                 yield node, g
                 continue
             if plan.hooks:
+                parent = None
                 g = _hooked(plan.hooks, g, create_graph)
             if needed is not None:
                 assert wanted is not None
@@ -61,9 +62,10 @@ def gradients(
                 xp = Variable.namespace
                 saved = _as_tensors(node)
             else:
-                xp = numpy_namespace if type(g) is ndarray else namespace(plan.name, [g])
+                xp = numpy_namespace if type(g) is ndarray else _namespace_of(g)
                 saved = node.saved
             place = -1
+            gradient = ()  # until a rule gives one
             for parent in node.parents:
                 place += 1
                 if needed is not None and parent not in needed:
@@ -86,12 +88,18 @@ def gradients(
                 node.saved = FREED
                 node.parents = ()
     except Exception as error:
-        if plan is not None and parent is not None:
-            error.add_note(
-                f"in the gradient of {plan.name!r} (result {node.shape}) for an input of shape "
-                f"{parent.shape}, computed at {made_at(node)}"
-            )
-        raise
+        if plan is None or parent is None:
+            raise
+        note = (
+            f"in the gradient of {plan.name!r} (result {node.shape}) for an input of shape {parent.shape}, "
+            f"computed at {made_at(node)}"
+        )
+        if gradient is not None:
+            error.add_note(note)
+            raise
+        nothing = TypeError("a gradient rule gave None")
+        nothing.add_note(note)
+        raise nothing from error
 
 
 def _newest_first(roots: dict[Node, Any], wanted: set[Node] | None) -> tuple[list[Node], set[Node] | None]:
@@ -138,6 +146,11 @@ def _check_stamps(node: Node) -> None:
                 "backward() before step(), or run the forward pass again "
                 f"(it was computed at {made_at(node)})"
             )
+
+
+def _namespace_of(g: Any) -> Namespace:
+    backend = of(g)
+    return backend.xp if backend else None  # the gradients of a checkpoint's results, which come together
 
 
 def _as_tensors(node: Node) -> list[Any]:
@@ -202,7 +215,11 @@ def given_gradient(op: str, output: Any, gradient: Any) -> Any:
                 "or reduce it first, as with .sum().backward()"
             )
         return wrap(create(backend.xp, "ones", data.shape, dtype=data.dtype, like=data))
-    given: Any = gradient if isinstance(gradient, Variable) else Variable.namespace.tensor(gradient, device=backend.name)
+    given: Any = (
+        gradient
+        if isinstance(gradient, Variable)
+        else Variable.namespace.tensor(gradient, device=backend.name)
+    )
     array = given._data
     if array.shape != data.shape or of(array) is not backend:
         raise ValueError(

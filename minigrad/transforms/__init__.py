@@ -8,4 +8,14 @@ from .checkpoint import checkpoint
 from .gradients import grad, hvp, jvp, stop_gradient, value_and_grad, vjp
 from .jacobians import hessian, jacobian
 
-__all__ = ["checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp", "stop_gradient", "value_and_grad", "vjp"]
+__all__ = [
+    "checkpoint",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jvp",
+    "stop_gradient",
+    "value_and_grad",
+    "vjp",
+]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..autograd import Leaf, Node, Variable, grad_mode, is_grad_enabled, wrap
+from ..autograd import Leaf, Node, grad_mode, is_grad_enabled, wrap
 from ..autograd.backward import given_gradient, gradients_of
 from ..backend import is_floating
 from ..nn import Module
@@ -103,7 +103,11 @@ class Watch:
         """The derivatives of the results, each times its cotangent, by the leaves of the arguments."""
         with self.in_place():
             found = gradients_of(
-                self.results if results is None else results, cotangents, self.nodes, retain_graph, create_graph
+                self.results if results is None else results,
+                cotangents,
+                self.nodes,
+                retain_graph,
+                create_graph,
             )
         return [
             zeros_like(source.detach()) if g is None else g
