@@ -387,6 +387,29 @@ def test_against_torch_func():
     close(gradient, other, 1e-12)
 
 
+def test_against_jax():
+    jax: Any = pytest.importorskip("jax", reason="the oracle jax is not installed")
+    jax.config.update("jax_enable_x64", True)
+    w, x, v = RANDOM.normal(size=(4, 3)), RANDOM.normal(size=3), RANDOM.normal(size=3)
+
+    def f(xp: Any, w: Any, x: Any) -> Any:
+        return xp.exp(xp.tanh(w @ x)) * xp.sin((x * x).sum())
+
+    def ours(x: Any) -> Any:
+        return f(mg, mg.tensor(w), x)
+
+    def theirs(x: Any) -> Any:
+        return f(jax.numpy, w, x)
+
+    mx, mv = mg.tensor(x), mg.tensor(v)
+    close(mg.jacobian(ours)(mx), jax.jacfwd(theirs)(x), 1e-12)
+    close(mg.hessian(ours)(mx), jax.hessian(theirs)(x), 1e-12)
+    close(mg.jvp(ours, (mx,), (mv,))[1], jax.jvp(theirs, (x,), (v,))[1], 1e-12)
+    close(mg.vjp(ours, mx)[1](mg.ones(4))[0], jax.vjp(theirs, x)[1](np.ones(4))[0], 1e-12)
+    third = jax.jvp(jax.hessian(theirs), (x,), (v,))[1]
+    close(mg.jvp(mg.hessian(ours), (mx,), (mv,))[1], third, 1e-11)
+
+
 def test_autograd_grad_against_torch():
     torch: Any = pytest.importorskip("torch", reason="the oracle torch is not installed")
     a, b = RANDOM.normal(size=3), RANDOM.normal(size=3)
@@ -521,6 +544,22 @@ def test_checkpointed_modules_train_as_they_would():
         return losses
 
     assert steps(mg.checkpoint) == steps(lambda layer: layer)
+
+
+def test_checkpoints_inside_transforms_of_modules():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).to(mg.float64)
+    x = tensor(5, 3)
+    plain = mg.value_and_grad(lambda model: (model(x) ** 2).sum())
+    less = mg.value_and_grad(lambda model: (mg.checkpoint(model)(x) ** 2).sum())
+    (value, gradient), (other, its) = plain(model), less(model)
+    close(value, other, 1e-14)
+    for name, g in gradient.items():
+        close(g, its[name], 1e-13)
+    one = mg.hessian(lambda model: (model(x) ** 2).sum())(model)
+    two = mg.hessian(lambda model: (mg.checkpoint(model)(x) ** 2).sum())(model)
+    for a in one:
+        for b in one:
+            close(one[a][b], two[a][b], 1e-12)
 
 
 def test_checkpoint_says_when_the_second_run_differs():

@@ -106,7 +106,8 @@ class Segment:
         current = all(memory.version == version for memory, version in self.stamps)
         with grad_mode(True), random.fork(self.state):
             run = _run(self.function, self.args, self.kwargs)
-        if not current or run.parents != self.parents or not _close(run.results, self.sums):
+        parents = _matching(self.parents, run.parents)
+        if not current or parents is None or not _close(run.results, self.sums):
             name = getattr(self.function, "__name__", type(self.function).__name__)
             raise RuntimeError(
                 f"checkpoint: running {name!r} again did not give what it gave in the forward pass: it "
@@ -115,13 +116,33 @@ class Segment:
             )
         results = [run.results[k] for k in given]
         gs = [g if create_graph else wrap(g) for g in given.values()]
-        found = gradients_of(results, gs, self.parents, create_graph, create_graph)
+        found = gradients_of(results, gs, parents, create_graph, create_graph)
         device = results[0].device
         filled = [
             ops.zeros(node.shape, dtype=node.dtype, device=device) if g is None else g
             for node, g in zip(self.parents, found, strict=True)
         ]
         return filled if create_graph else [g._data for g in filled]
+
+
+def _matching(before: list[Node], after: list[Node]) -> list[Node] | None:
+    """The nodes from outside in the second run that stand for those in the first; None if others are there.
+
+    A transform may have given parameters places of their own in the first run, and be over in the second:
+    its `watch` nodes, which change nothing, make the difference.
+    """
+    if before == after:
+        return after
+    found = {_origin(node): node for node in after}
+    origins = [_origin(node) for node in before]
+    alike = len(found) == len(after) == len(before) and found.keys() == set(origins)
+    return [found[origin] for origin in origins] if alike else None
+
+
+def _origin(node: Node) -> Node:
+    while node.plan is not None and node.plan.name == "watch" and node.parents:
+        (node,) = node.parents
+    return node
 
 
 def _sums(array: Any) -> tuple[Any, Any]:

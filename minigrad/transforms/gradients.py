@@ -15,7 +15,7 @@ from ..autograd import Leaf, Node, grad_mode, is_grad_enabled, wrap
 from ..autograd.backward import given_gradient, gradients_of
 from ..backend import is_floating
 from ..nn import Module
-from ..ops import asarray, zeros_like
+from ..ops import tensor, zeros_like
 from ..primitive import primitive
 from ..tensor import Tensor
 from . import trees
@@ -68,7 +68,7 @@ class Watch:
 
     def _place(self, what: str, x: Any, linking: bool) -> Any:
         """`x` in a place of its own."""
-        source = asarray(x)
+        source = x if isinstance(x, Tensor) else tensor(x)
         if not is_floating(source.dtype):
             raise TypeError(
                 f"{what}: an argument to differentiate by holds {source.dtype}; only floating-point numbers "
