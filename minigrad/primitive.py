@@ -468,9 +468,10 @@ def _retold(op: Op, values: list[Any], error: Exception) -> Exception:
             namespace(op.name, values)
         except ValueError as mixed:
             return mixed
-    kinds = [k for k in (IndexError, TypeError, ValueError, MemoryError) if isinstance(error, k)]
+    known = (IndexError, TypeError, numpy.linalg.LinAlgError, ValueError, MemoryError)
+    kinds = [k for k in known if isinstance(error, k)]
     if not kinds:
         return error
     got = " and ".join(f"{tuple(value.shape)} {value.dtype}" for value in arrays)
-    hint = f" ({op.hint})" if op.hint and kinds[0] in (ValueError, IndexError) else ""
+    hint = f" ({op.hint})" if op.hint and issubclass(kinds[0], (ValueError, IndexError)) else ""
     return kinds[0](f"{op.name}: got {got}: {str(error).strip()}{hint}")

@@ -83,6 +83,7 @@ register(
                 "add": _Add(),
                 "astype": _astype,
                 "einsum": _einsum,
+                "linalg": strict.linalg,  # which is loaded when it is asked for
             }
         ),
         type(to_strict(np.zeros(1))),

@@ -4,6 +4,7 @@ One file for each family. This package is also a namespace in the sense of the A
 the engine hands to the gradient rules when gradients are to be differentiated again.
 """
 
+from . import linalg
 from .activations import (
     erf,
     gelu,
@@ -103,12 +104,17 @@ from .indexing import (
     take,
     take_along_axis,
 )
-from .linalg import (
+from .products import (
+    cross,
+    diagonal,
     einsum,
+    kron,
     linear,
     matmul,
     outer,
     tensordot,
+    trace,
+    vecdot,
 )
 from .reductions import (
     all,
@@ -200,9 +206,11 @@ __all__ = [
     "concatenate",
     "cos",
     "cosh",
+    "cross",
     "cumsum",
     "cumulative_sum",
     "default_dtype",
+    "diagonal",
     "divide",
     "einsum",
     "empty",
@@ -228,9 +236,11 @@ __all__ = [
     "isfinite",
     "isinf",
     "isnan",
+    "kron",
     "left_shift",
     "less",
     "less_equal",
+    "linalg",
     "linear",
     "linspace",
     "log",
@@ -294,11 +304,13 @@ __all__ = [
     "tanh",
     "tensor",
     "tensordot",
+    "trace",
     "transpose",
     "tril",
     "triu",
     "trunc",
     "var",
+    "vecdot",
     "where",
     "zeros",
     "zeros_like",

@@ -1,166 +1,285 @@
-"""Products of vectors, matrices and tensors. All but two are made of `matmul`."""
+"""Linear algebra, as `minigrad.linalg`: what the Array API standard has under that name, and NumPy's norm.
 
-import math
-from typing import Any
+Matrices are the last two axes of their arrays, the axes before are a batch. What is computed by LAPACK
+needs float32 or float64: other dtypes are refused. (NumPy converts integers; none of the libraries has
+float16.) Where a matrix is singular, or not positive definite, NumPy raises `numpy.linalg.LinAlgError`,
+a `ValueError`; CuPy gives infinities or NaN, unless `cupyx.errstate(linalg="raise")` is set.
+"""
 
-from ..backend import check_axis, create
+import operator
+from typing import Any, NamedTuple
+
+import numpy
+from numpy.linalg import LinAlgError
+
+from ..backend import create
 from ..primitive import primitive
-from .elementwise import multiply
-from .shaping import permute_dims, reshape
-
-# --- matmul ----------------------------------------------------------------------------------------
-
-
-def _matmul_dx(xp, g, y, shape):
-    if y.ndim == 1:
-        return xp.expand_dims(g, axis=-1) * y
-    if len(shape) == 1:
-        g = xp.expand_dims(g, axis=-2)
-    return g @ y.mT
-
-
-def _matmul_dy(xp, g, x, shape):
-    if len(shape) == 1:
-        return x * xp.expand_dims(g, axis=-1)
-    if x.ndim == 1:
-        return xp.expand_dims(x, axis=-1) * xp.expand_dims(g, axis=-2)
-    return x.mT @ g
-
-
-@primitive(
-    "the last axis of x must be as long as the last but one of y, and the axes before must broadcast",
-    x=_matmul_dx,
-    y=_matmul_dy,
+from .decompositions import (
+    EighResult,
+    QRResult,
+    SVDResult,
+    check_matrices,
+    cholesky,
+    eigh,
+    eigvalsh,
+    epsilon,
+    qr,
+    svd,
+    svdvals,
 )
-def matmul(xp, x, y) -> Any:
-    """The matrix product over the last two axes; the axes before broadcast. 1-D inputs are vectors."""
-    return x @ y
+from .elementwise import astype, positive
+from .norms import matrix_norm, norm, vector_norm
+from .products import cross, identity, matmul, outer, tensordot, vecdot
+from .products import diagonal as _diagonal
+from .products import trace as _trace
+from .reductions import _products_of_others
+from .reductions import sum as _sum
+from .shaping import broadcast_to, expand_dims, matrix_transpose, squeeze
+
+__all__ = [
+    "EighResult",
+    "QRResult",
+    "SVDResult",
+    "SlogdetResult",
+    "cholesky",
+    "cross",
+    "det",
+    "diagonal",
+    "eigh",
+    "eigvalsh",
+    "inv",
+    "matmul",
+    "matrix_norm",
+    "matrix_power",
+    "matrix_rank",
+    "matrix_transpose",
+    "norm",
+    "outer",
+    "pinv",
+    "qr",
+    "slogdet",
+    "solve",
+    "svd",
+    "svdvals",
+    "tensordot",
+    "trace",
+    "vecdot",
+    "vector_norm",
+]
 
 
-def _rows(xp, x):
-    """x as a matrix: all axes but the last made into one."""
-    return x if x.ndim == 2 else xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+def diagonal(x, offset=0) -> Any:
+    """The diagonals of matrices (..., m, n), `offset` above the main one, or below it if negative.
 
-
-@primitive(
-    "weight is [out, in]: its last axis must be as long as that of x",
-    x=lambda g, weight: g @ weight,
-    weight=lambda xp, g, x: _rows(xp, g).mT @ _rows(xp, x),
-    bias=lambda g: g,
-)
-def linear(xp, x, weight, bias=None) -> Any:
-    """x @ weight.T + bias, in one step: x is (..., in), `weight` (out, in), `bias` (out,) or None."""
-    if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
-        raise ValueError("weight must have 2 axes, and bias the first of them")
-    out = x @ weight.mT
-    return out if bias is None else out + bias
-
-
-def outer(x, y) -> Any:
-    """All products of an element of x with one of y, as a matrix. Both are flattened, as in NumPy."""
-    return multiply(reshape(x, (-1, 1)), reshape(y, (1, -1)))
-
-
-def tensordot(x, y, axes: Any = 2) -> Any:
-    """Products summed over several axes at once.
-
-    `axes` is a number n (the last n axes of x against the first n of y) or a pair of tuples, the axes
-    of x and those of y that go with them.
+    (`minigrad.diagonal`, as NumPy's and torch's, takes the first two axes.)
     """
-    n, m = len(x.shape), len(y.shape)
-    if isinstance(axes, int):
-        of_x, of_y = tuple(range(n - axes, n)), tuple(range(axes))
-    else:
-        of_x, of_y = (((a,) if isinstance(a, int) else tuple(a)) for a in axes)
-    of_x = tuple(check_axis("tensordot", a, n) for a in of_x)
-    of_y = tuple(check_axis("tensordot", a, m) for a in of_y)
-    if [x.shape[a] for a in of_x] != [y.shape[a] for a in of_y]:
-        raise ValueError(
-            f"tensordot: axes={axes} do not match in shapes {tuple(x.shape)} and {tuple(y.shape)}"
-        )
-    left = tuple(a for a in range(n) if a not in of_x)
-    right = tuple(a for a in range(m) if a not in of_y)
-    summed = math.prod(x.shape[a] for a in of_x)
-    kept_x, kept_y = tuple(x.shape[a] for a in left), tuple(y.shape[a] for a in right)
-    x = reshape(permute_dims(x, left + of_x), (math.prod(kept_x), summed))
-    y = reshape(permute_dims(y, of_y + right), (summed, math.prod(kept_y)))
-    return reshape(matmul(x, y), kept_x + kept_y)
+    return _diagonal(x, offset, -2, -1)
 
 
-# --- einsum ----------------------------------------------------------------------------------------
-
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
-def _explicit(subscripts, shapes):
-    """`subscripts` with letters in place of `...`, and with its output spelled out."""
-    inputs, arrow, output = subscripts.replace(" ", "").partition("->")
-    terms = inputs.split(",")
-    if len(terms) != len(shapes):
-        raise ValueError(f"einsum: {subscripts!r} is for {len(terms)} operand(s), got shapes {shapes}")
-    spare = [c for c in _LETTERS if c not in subscripts]
-    hidden = [len(shape) - len(term.replace("...", "")) for term, shape in zip(terms, shapes, strict=True)]
-    if any(n < 0 or (n > 0 and "..." not in term) for n, term in zip(hidden, terms, strict=True)):
-        raise ValueError(f"einsum: {subscripts!r} does not fit the shapes {shapes}")
-    if arrow and max(hidden) and "..." not in output:
-        raise ValueError(f"einsum: {subscripts!r} has an ellipsis in its inputs, but none in its output")
-    ellipsis = "".join(spare[: max(hidden)])
-    # Aligned from the right, as in broadcasting.
-    terms = [t.replace("...", ellipsis[len(ellipsis) - n :]) for t, n in zip(terms, hidden, strict=True)]
-    if not arrow:
-        joined = "".join(terms)
-        once = sorted(c for c in set(joined) if joined.count(c) == 1 and c not in ellipsis)
-        output = ellipsis + "".join(once)
-    return terms, output.replace("...", ellipsis)
+def trace(x, offset=0, dtype=None) -> Any:
+    """The sums of the diagonals of matrices (..., m, n); see `diagonal`."""
+    return _trace(x, offset, -2, -1, dtype)
 
 
-def _einsum_gradient(xp, g, i, subscripts, operands, shape):
-    """Swap the operand for the result: the gradient is an einsum of `g` and the other operands."""
-    inputs, output = subscripts.split("->")
-    terms = inputs.split(",")
-    own = terms[i]
-    letters = "".join(dict.fromkeys(own))
-    others = [(t, x) for k, (t, x) in enumerate(zip(terms, operands, strict=True)) if k != i]
-    found = set(output).union(*(t for t, _ in others))
-    reached = "".join(c for c in letters if c in found)
-    expression = ",".join([output, *(t for t, _ in others)]) + "->" + reached
-    gradient = _einsum(expression, g, *(x for _, x in others))
-    # A letter that is nowhere else was summed over: every place along it gets the same.
-    sizes = dict(zip(own, shape, strict=True))
-    shown = dict(zip(reached, gradient.shape, strict=True))
-    gradient = xp.reshape(gradient, tuple(shown.get(c, 1) for c in letters))
-    gradient = xp.broadcast_to(gradient, tuple(max(shown.get(c, 1), sizes[c]) for c in letters))
-    if letters == own:
-        return gradient
-    # A letter that stands twice read a diagonal: nothing flows to what is beside it.
-    spare = iter(c for c in _LETTERS if c not in letters)
-    renamed, diagonals = "", []
-    for c in own:
-        if c in renamed:
-            new = next(spare)
-            diagonals.append((c + new, _identity(g, sizes[c])))
-            c = new
-        renamed += c
-    expression = ",".join([letters, *(t for t, _ in diagonals)]) + "->" + renamed
-    return _einsum(expression, gradient, *(eye for _, eye in diagonals))
+# --- equations and inverses ------------------------------------------------------------------------
 
 
-@primitive()
-def _identity(xp, x, n):
-    return create(xp, "eye", n, dtype=x.dtype, like=x)
+@primitive(
+    "a must have an inverse, and the axes before the last two must broadcast",
+    a=lambda g, a, out: -solve(a.mT, g) @ out.mT,
+    b=lambda g, a: solve(a.mT, g),
+)
+def _solve(xp, a, b):
+    # CuPy's does not broadcast.
+    batch = numpy.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    a, b = (v if v.shape[:-2] == batch else xp.broadcast_to(v, (*batch, *v.shape[-2:])) for v in (a, b))
+    return xp.linalg.solve(a, b)
 
 
-@primitive(operands=_einsum_gradient)
-def _einsum(xp, subscripts, *operands) -> Any:
-    return xp.einsum(subscripts, *operands, optimize=len(operands) > 2)
+def solve(a, b) -> Any:
+    """The x with a @ x = b, for square matrices a (..., n, n) and b (..., n, k), or a vector b (n,).
 
+    The axes before broadcast. Only a b of one axis is a vector, as in the standard and NumPy 2.
 
-def einsum(subscripts, *operands) -> Any:
-    """Sums of products in Einstein's notation, as in NumPy: letters, `...`, and an optional `->`.
+    Raises `numpy.linalg.LinAlgError`, a `ValueError`, where a is singular; `pinv` takes it still.
 
     >>> import minigrad as mg
-    >>> mg.einsum("ij,kj->ik", mg.ones((2, 3)), mg.ones((4, 3))).shape
-    (2, 4)
+    >>> mg.linalg.solve(mg.tensor([[2.0, 0.0], [0.0, 4.0]]), mg.tensor([1.0, 1.0])).tolist()
+    [0.5, 0.25]
     """
-    terms, output = _explicit(subscripts, [tuple(x.shape) for x in operands])
-    return _einsum(",".join(terms) + "->" + output, *operands)
+    check_matrices("solve", a, square=True)
+    is_vector = len(b.shape) == 1
+    columns = expand_dims(b, -1) if is_vector else b
+    check_matrices("solve", columns)
+    if columns.shape[-2] != a.shape[-1]:
+        raise LinAlgError(f"solve: b of shape {tuple(b.shape)} does not go with a of shape {tuple(a.shape)}")
+    x = _solve(a, columns)
+    return squeeze(x, -1) if is_vector else x
+
+
+@primitive("pinv gives an inverse of a singular one, too", x=lambda g, out: -out.mT @ g @ out.mT)
+def _inv(xp, x):
+    return xp.linalg.inv(x)
+
+
+def inv(x) -> Any:
+    """The inverse of square matrices (..., n, n). To solve equations, `solve` is faster and more precise.
+
+    Raises `numpy.linalg.LinAlgError`, a `ValueError`, where x is singular.
+    """
+    check_matrices("inv", x, square=True)
+    return _inv(x)
+
+
+def _cutoff(x, s, rtol):
+    """The largest singular value that counts as 0; `s` are all of them, in descending order."""
+    if rtol is None:
+        rtol = max(x.shape[-2:]) * epsilon(x.dtype)
+    elif hasattr(rtol, "shape"):
+        rtol = rtol[..., None]
+    return rtol * s[..., :1]
+
+
+def _pinv_rule(g, x, out):
+    g, p, pt = g.mT, out, out.mT
+    return (g - x @ (p @ g)) @ p @ pt + pt @ p @ (g - (g @ p) @ x) - pt @ g.mT @ pt
+
+
+@primitive(x=_pinv_rule)
+def _pinv(xp, x, rtol):
+    u, s, vh = xp.linalg.svd(x, full_matrices=False)
+    none = s <= _cutoff(x, s, rtol)
+    inverse = xp.where(none, xp.zeros_like(s), 1 / xp.where(none, xp.ones_like(s), s))
+    return (vh.mT * inverse[..., None, :]) @ u.mT
+
+
+def pinv(x, rtol=None) -> Any:
+    """The pseudo-inverse (..., n, m) of matrices (..., m, n), of Moore and Penrose.
+
+    pinv(a) @ b is the x that brings a @ x closest to b, and the shortest such.
+
+    Singular values not above `rtol` times the largest count as 0; `rtol` is a number or an array of the
+    batch's shape, by default max(m, n) times the dtype's epsilon. (NumPy's default is 1e-15.) The gradient
+    is right where small changes leave the rank as it is.
+    """
+    check_matrices("pinv", x)
+    return _pinv(x, rtol)
+
+
+def matrix_rank(x, rtol=None) -> Any:
+    """How many singular values of each matrix (..., m, n) are above `rtol` times the largest: integers.
+
+    `rtol` is as in `pinv`. (NumPy's `tol` is not relative.)
+    """
+    check_matrices("matrix_rank", x)
+    s = svdvals(x)
+    return _sum(astype(s > _cutoff(x, s, rtol), int), axis=-1)
+
+
+def matrix_power(x, n) -> Any:
+    """The product of n factors x, square matrices (..., m, m); n < 0 takes their inverses, 0 the identity."""
+    check_matrices("matrix_power", x, square=True)
+    n = operator.index(n)
+    if n == 0:
+        return broadcast_to(identity(x, x.shape[-1]), x.shape)
+    if n < 0:
+        x, n = inv(x), -n
+    result = None
+    while True:
+        if n & 1:
+            result = positive(x) if result is None else matmul(result, x)
+        n >>= 1
+        if not n:
+            return result
+        x = matmul(x, x)
+
+
+# --- determinants ----------------------------------------------------------------------------------
+
+
+class SlogdetResult(NamedTuple):
+    """What `slogdet` gives."""
+
+    sign: Any
+    logabsdet: Any
+
+
+def _slogdet_rule(xp, g, x):
+    return g[..., 1, None, None] * xp.linalg.inv(x).mT
+
+
+@primitive(x=_slogdet_rule)
+def _slogdet(xp, x):
+    return xp.stack(tuple(xp.linalg.slogdet(x)), axis=-1)
+
+
+def slogdet(x) -> SlogdetResult:
+    """The sign of the determinant of matrices (..., n, n), and the logarithm of its absolute value.
+
+    They are safe from overflow where `det` is not. The derivative of the sign is 0. Of a singular matrix
+    they are 0 and -inf, with no gradient: backward raises `numpy.linalg.LinAlgError`.
+    """
+    check_matrices("slogdet", x, square=True)
+    packed = _slogdet(x)
+    return SlogdetResult(packed[..., 0], packed[..., 1])
+
+
+@primitive(x=lambda g, x: g[..., None, None] * _cofactors(x))
+def _det(xp, x):
+    return xp.linalg.det(x)
+
+
+def det(x) -> Any:
+    """The determinant of square matrices (..., n, n).
+
+    Its first and second derivatives are right for singular matrices, too; for the third ones x must have
+    an inverse.
+    """
+    check_matrices("det", x, square=True)
+    return _det(x)
+
+
+# The derivatives of the determinant are polynomials, which must not be divided by a determinant that may
+# be 0. With x = u @ diag(s) @ vh they are those of a diagonal matrix, turned back by u and vh.
+
+
+def _turned(xp, x):
+    """The singular value decomposition of x, with det(u) * det(vh) as factor on u."""
+    u, s, vh = xp.linalg.svd(x)
+    return u, s, vh, xp.sign(xp.linalg.det(u) * xp.linalg.det(vh))[..., None]
+
+
+def _det_curvature_dh(g, x) -> Any:
+    return _det_curvature(x, g)
+
+
+@primitive(x=_det_curvature_dh)
+def _cofactors(xp, x):
+    """The gradient of det(x)."""
+    u, s, vh, sign = _turned(xp, x)
+    return (u * (sign * _products_of_others(xp, s, -1))[..., None, :]) @ vh
+
+
+def _det_curvature_dx(g, x, h):
+    y = matrix_transpose(inv(x))
+    ygy, yhy = y @ g.mT @ y, y @ h.mT @ y
+    yg, yh, ghy = (_sum(v, axis=(-2, -1), keepdims=True) for v in (y * g, y * h, ygy * h))
+    change = y * (yg * yh - ghy) - ygy * yh - yhy * yg + ygy @ h.mT @ y + yhy @ g.mT @ y
+    return det(x)[..., None, None] * change
+
+
+@primitive(x=_det_curvature_dx, h=_det_curvature_dh)
+def _det_curvature(xp, x, h):
+    """The gradient of sum(h * _cofactors(x)): the second derivative of det at x, applied to h.
+
+    At a diagonal matrix the cofactor of (i, i) changes with each (j, j), and that of (i, j) with (j, i),
+    both by the product of all s but the i-th and the j-th.
+    """
+    u, s, vh, sign = _turned(xp, x)
+    eye = create(xp, "eye", x.shape[-1], dtype=x.dtype, like=x)
+    h = u.mT @ h @ vh.mT
+    one_for_i = xp.where(eye == 1, xp.ones_like(x), s[..., None, :])
+    others = _products_of_others(xp, one_for_i, -1) * (1 - eye)
+    along = xp.sum(h * eye, axis=-1)[..., None, :]
+    change = eye * xp.sum(others * along, axis=-1)[..., None, :] - others * h.mT
+    return (u * sign[..., None, :]) @ change @ vh
