@@ -1,12 +1,13 @@
 """The table of op cases, which every suite walks: for each op its inputs, and what others compute.
 
-A row names an op, inputs for it, and settings. `numpy` and `torch` say how those compute the same; by
-default it is their function of the same name. Inputs are drawn in float64 from ranges in which the op
-is smooth, so that finite differences apply; corners have tests of their own.
+A row names an op of minigrad, as "linalg.inv", inputs for it, and settings. `numpy` and `torch` say how
+those compute the same; by default it is their function of the same name. Inputs are drawn in float64 from
+ranges in which the op is smooth, so that finite differences apply; corners have tests of their own.
 """
 
 import importlib
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ class Draw:
     high: float = 2.0
     kind: str = "float"
     apart: float = 0.0  # how far to stay from whole numbers, where steps and kinks are
+    diagonal: float = 0.0  # added to that of matrices, so that they are far from singular
 
     def __call__(self, random: np.random.Generator, shape: tuple[int, ...] | None = None) -> np.ndarray:
         shape = self.shape if shape is None else shape
@@ -37,11 +39,15 @@ class Draw:
         if self.apart:
             whole = np.floor(values)
             values = whole + self.apart + (values - whole) * (1 - 2 * self.apart)
+        if self.diagonal:
+            values = values + self.diagonal * np.eye(shape[-2], shape[-1])
         return values
 
 
-def real(*shape: int, low: float = -2.0, high: float = 2.0, apart: float = 0.0) -> Draw:
-    return Draw(shape, low, high, "float", apart)
+def real(
+    *shape: int, low: float = -2.0, high: float = 2.0, apart: float = 0.0, diagonal: float = 0.0
+) -> Draw:
+    return Draw(shape, low, high, "float", apart, diagonal)
 
 
 def ints(*shape: int, low: int = 0, high: int = 2) -> Draw:
@@ -63,10 +69,17 @@ class Case:
     elementwise: bool = False
     differentiable: bool = True
     standard: bool = True  # whether it keeps to the Array API standard, which numpy and cupy exceed
+    dtypes: tuple[Any, ...] = (np.float16, np.float32, np.float64)  # those of floats that it computes in
+    ulps: int = 8  # how far from torch it may be in float32
 
     def __str__(self) -> str:
         shapes = ",".join("x".join(map(str, d.shape)) or "0d" for d in self.draws)
         return f"{self.op}({shapes}{''.join(f' {k}={v}' for k, v in self.settings.items())})"
+
+    @property
+    def name(self) -> str:
+        """Of the op, without its namespace."""
+        return self.op.rpartition(".")[2]
 
     def inputs(self, dtype: Any = np.float64, seed: int = 0) -> list[np.ndarray]:
         random = np.random.default_rng(seed)
@@ -74,11 +87,11 @@ class Case:
 
     def compute(self, *inputs: Any) -> Any:
         """The op on tensors."""
-        return (self.minigrad or getattr(mg, self.op))(*inputs, **self.settings)
+        return (self.minigrad or operator.attrgetter(self.op)(mg))(*inputs, **self.settings)
 
     def expected(self, *inputs: np.ndarray) -> np.ndarray:
         """What NumPy makes of it."""
-        return np.asarray((self.numpy or getattr(np, self.op))(*inputs, **self.settings))
+        return np.asarray((self.numpy or operator.attrgetter(self.op)(np))(*inputs, **self.settings))
 
     def smooth(self) -> list[int]:
         """Which inputs have gradients."""
@@ -193,7 +206,8 @@ unary("relu", apart=0.1, numpy=lambda x: np.maximum(x, 0))
 unary("sigmoid", numpy=lambda x: 1 / (1 + np.exp(-x)))
 unary("softplus", numpy=lambda x: np.log(1 + np.exp(x)), torch="nn.functional.softplus")
 unary("silu", numpy=lambda x: x / (1 + np.exp(-x)), torch="nn.functional.silu")
-unary("gelu", numpy=lambda x: x * normal_cdf(x), torch="nn.functional.gelu")
+# In gelu 1 + erf(x) cancels for negative x, in torch, too.
+unary("gelu", numpy=lambda x: x * normal_cdf(x), torch="nn.functional.gelu", ulps=16)
 unary("erf", numpy=math_function(math.erf))
 
 # --- reductions ------------------------------------------------------------------------------------
@@ -435,7 +449,7 @@ row("take_along_axis", real(3, 4), ints(3, 2, high=4), settings={"axis": 1}, tor
 row("take_along_axis", real(3, 4), ints(1, 4, high=3), settings={"axis": 0}, torch=None)
 row("take_along_axis", real(3, 4), ints(1, 2, high=4), settings={"axis": 1}, torch=None)
 
-# --- linear algebra --------------------------------------------------------------------------------
+# --- products --------------------------------------------------------------------------------------
 
 for a, b in (
     ((2, 3), (3, 4)),
@@ -490,6 +504,171 @@ for subscripts, shapes in (
         numpy=lambda *x, subscripts=subscripts: np.einsum(subscripts, *x),
         torch=lambda *x, subscripts=subscripts: torch().einsum(subscripts, *x),
     )
+row(
+    "einsum",
+    real(2, 3, 4),
+    minigrad=lambda x: mg.einsum("...i->i", x),
+    numpy=lambda x: np.sum(x, axis=(0, 1)),
+    torch=lambda x: torch().einsum("...i->i", x),
+)
+
+
+def torch_cross(x: Any, y: Any, axis: int = -1) -> Any:
+    return torch().linalg.cross(*torch().broadcast_tensors(x, y), dim=axis)
+
+
+for a, b in (((3,), (3,)), ((2, 3), (3,)), ((2, 1, 3), (4, 3))):
+    row("vecdot", real(*a), real(*b), torch="linalg.vecdot")
+    row("cross", real(*a), real(*b), torch=torch_cross)
+row("vecdot", real(3, 2), real(3, 2), settings={"axis": 0}, torch="linalg.vecdot", standard=False)
+row("cross", real(2, 3, 4), real(3, 4), settings={"axis": -2}, torch=torch_cross)
+for a, b in (((2, 3), (2, 2)), ((2,), (3,)), ((2, 1, 2), (3, 2)), ((), (2,))):
+    row("kron", real(*a), real(*b))
+for name in ("diagonal", "trace"):
+    for shape, settings in (((3, 4), {}), ((4, 3), {"offset": -2}), ((3, 3), {"offset": 1}), ((1, 1), {})):
+        row(name, real(*shape), settings=settings, torch=None if name == "trace" and settings else "")
+    row(
+        name,
+        real(2, 3, 4),
+        settings={"axis1": 2, "axis2": 0},
+        torch=None if name == "trace" else lambda x, axis1, axis2: x.diagonal(0, axis1, axis2),
+    )
+    for shape, settings in (((2, 3, 4), {}), ((2, 2, 3), {"offset": 1}), ((3, 2), {"offset": -1})):
+        row(f"linalg.{name}", real(*shape), settings=settings, torch=None if name == "trace" else "")
+row("trace", real(2, 3, 4), torch=None)
+row("trace", real(2, 2), settings={"dtype": np.float64}, torch=None, standard=False, dtypes=(np.float64,))
+
+# --- linear algebra --------------------------------------------------------------------------------
+
+LAPACK = {"dtypes": (np.float32, np.float64), "ulps": 40}
+
+
+def generic(op: str, function: Callable[..., Any], *draws: Draw, **how: Any) -> None:
+    """A row whose computation is written once, for minigrad, numpy and torch as its first argument."""
+    row(
+        op,
+        *draws,
+        minigrad=lambda *x, **s: function(mg, *x, **s),
+        numpy=lambda *x, **s: function(np, *x, **s),
+        **{"torch": lambda *x, **s: function(torch(), *x, **s), **how},
+    )
+
+
+def joined(xp: Any, *parts: Any) -> Any:
+    return xp.concat([xp.reshape(part, (-1,)) for part in parts])
+
+
+def well(*shape: int) -> Draw:
+    """Well-conditioned matrices."""
+    return real(*shape, low=-1.0, high=1.0, diagonal=3.0)
+
+
+for shape in ((3, 3), (2, 2, 2), (1, 1), (2, 1, 3, 3)):
+    row("linalg.inv", well(*shape), **LAPACK)
+    row("linalg.det", well(*shape), **LAPACK)
+    generic("linalg.slogdet", lambda xp, x: joined(xp, *xp.linalg.slogdet(x)), well(*shape), **LAPACK)
+    for upper in (False, True):
+        generic(
+            "linalg.cholesky",
+            lambda xp, x, upper: xp.linalg.cholesky(x @ x.mT, upper=upper),
+            well(*shape),
+            settings={"upper": upper},
+            **LAPACK,
+        )
+    for n in (-2, -1, 1, 2, 3, 5):
+        row("linalg.matrix_power", well(*shape), settings={"n": n}, **LAPACK)
+for a, b in (
+    ((3, 3), (3,)),
+    ((3, 3), (3, 2)),
+    ((2, 3, 3), (3,)),
+    ((2, 2, 2), (2, 2, 3)),
+    ((3, 1, 2, 2), (2, 2, 1)),
+    ((2, 2), (3, 2, 2)),
+):
+    row("linalg.solve", well(*a), real(*b), torch=None if a == (2, 3, 3) else "", **LAPACK)
+
+
+def eigh(xp: Any, x: Any) -> Any:
+    w, v = xp.linalg.eigh(x + x.mT)
+    return joined(xp, w, v * xp.sign(v[..., :1, :]))  # of eigenvectors only the direction is defined
+
+
+def svd(xp: Any, x: Any, full_matrices: bool) -> Any:
+    u, s, vh = xp.linalg.svd(x, full_matrices=full_matrices)
+    k = min(x.shape[-2:])
+    sign = xp.sign(u[..., :1, :k])
+    rest_u, rest_v = u[..., k:], vh[..., k:, :].mT  # of these only the space that they span is defined
+    parts = [u[..., :k] * sign, s, vh[..., :k, :] * sign.mT, rest_u @ rest_u.mT, rest_v @ rest_v.mT]
+    return joined(xp, *(parts if full_matrices else parts[:3]))
+
+
+def qr(xp: Any, x: Any, mode: str) -> Any:
+    q, r = xp.linalg.qr(x, mode=mode)
+    k = min(x.shape[-2:])
+    sign = xp.sign(xp.linalg.diagonal(r))
+    sign = xp.reshape(sign, (*sign.shape[:-1], 1, k))
+    rest = q[..., k:]
+    parts = [q[..., :k] * sign, r[..., :k, :] * sign.mT, rest @ rest.mT]
+    return joined(xp, *(parts if mode == "complete" else parts[:2]))
+
+
+for shape in ((3, 3), (2, 2, 2), (4, 4), (1, 1)):
+    generic("linalg.eigh", eigh, real(*shape), **LAPACK)
+    generic("linalg.eigvalsh", lambda xp, x: xp.linalg.eigvalsh(x + x.mT), real(*shape), **LAPACK)
+for shape in ((3, 3), (4, 3), (2, 2, 3), (1, 3), (2, 1)):
+    tall = shape[-2] > shape[-1]
+    row("linalg.svdvals", well(*shape), **LAPACK)
+    row("linalg.pinv", well(*shape), **LAPACK)
+    row("linalg.matrix_rank", well(*shape), differentiable=False)
+    for full in (True, False):
+        how = {"torch": None} if full and shape[-2] != shape[-1] else {}
+        generic("linalg.svd", svd, well(*shape), settings={"full_matrices": full}, **LAPACK, **how)
+    for mode in ("reduced", "complete"):
+        how = {"torch": None} if tall and mode == "complete" else {}
+        generic("linalg.qr", qr, well(*shape), settings={"mode": mode}, **LAPACK, **how)
+
+
+def torch_norm(name: str) -> Callable[..., Any]:
+    def call(x: Any, axis: Any = None, keepdims: bool = False, ord: Any = None) -> Any:
+        settings = {} if axis is None else {"dim": axis}
+        ord = (
+            (2 if name == "vector_norm" else "fro" if name == "matrix_norm" else None) if ord is None else ord
+        )
+        return getattr(torch().linalg, name)(x, ord, keepdim=keepdims, **settings)
+
+    return call
+
+
+for order in (0, 1, 2, math.inf, -math.inf, 3, 0.5, -1.5):
+    for settings in ({}, {"axis": 1}, {"axis": (0, 2), "keepdims": True}):
+        row(
+            "linalg.vector_norm",
+            real(2, 3, 2, apart=0.1),
+            settings={"ord": order, **settings},
+            torch=torch_norm("vector_norm"),
+            ulps=40,
+        )
+for order in ("fro", "nuc", 1, -1, 2, -2, math.inf, -math.inf):
+    for shape, settings in (((3, 4), {}), ((2, 3, 2), {"keepdims": True}), ((2, 2), {})):
+        row(
+            "linalg.matrix_norm",
+            real(*shape),
+            settings={"ord": order, **settings},
+            torch=torch_norm("matrix_norm"),
+            **LAPACK,
+        )
+for shape, settings in (
+    ((3,), {}),
+    ((2, 3), {}),
+    ((2, 3, 2), {}),
+    ((3,), {"ord": 3}),
+    ((2, 3), {"ord": 1}),
+    ((2, 3), {"ord": 1, "axis": -1}),
+    ((2, 3, 2), {"axis": (2, 0), "keepdims": True}),
+    ((2, 3, 2), {"ord": "nuc", "axis": (2, 0), "keepdims": True}),
+    ((2, 3, 2), {"ord": 2, "axis": (0, 1)}),
+):
+    row("linalg.norm", real(*shape), settings=settings, torch=torch_norm("norm"), **LAPACK)
 
 
 def numpy_cross_entropy(x: np.ndarray, reduction: str, smoothing: float) -> np.ndarray:

@@ -300,14 +300,14 @@ class Reader(ast.NodeVisitor):
             isinstance(function, ast.Attribute) and self.is_of_array(function) and function.attr not in COMMON
         ):
             self.uses.append(_call(f"array.{function.attr}", node.args, node.keywords))
-        elif len(words) > 1 and words[1] and self.path(node.args[0]) == "cupy":
+        elif len(words) > 1 and words[1] and (path := self.path(node.args[0])):
             if _named(node, "create"):  # create(xp, "zeros", shape, dtype=int, like=x)
                 given = [k for k in node.keywords if k.arg != "like"]
-                self.uses.append(_call(f"cupy.{words[1]}", node.args[2:], given))
+                self.uses.append(_call(f"{path}.{words[1]}", node.args[2:], given))
             elif _named(node, "getattr") and len(words) == 2:
-                self.uses.append(Use(f"cupy.{words[1]}"))
+                self.uses.append(Use(f"{path}.{words[1]}"))
             elif _named(node, "getattr") or _named(node, "hasattr"):
-                self.optional.add(f"cupy.{words[1]}")
+                self.optional.add(f"{path}.{words[1]}")
         elif _named(node, "_make") and words[0] and isinstance(node.args[1], ast.Tuple):
             # creation._make("zeros", (shape,), dtype, …)
             self.uses.append(Use(f"cupy.{words[0]}", True, len(node.args[1].elts), ("dtype",)))
@@ -446,6 +446,8 @@ def test_the_reader_finds_the_calls():
         ("getattr(xp, 'summ')(x)", "cupy.summ: CuPy has none"),
         ("xp.summ(x) if hasattr(xp, 'summ') else xp.sum(x)", None),
         ("xp.sum(x, axes=0) if hasattr(xp, 'sum') else x", "cupy.sum.*'axes'"),
+        ("xp.linalg.svdvals(x) if hasattr(xp.linalg, 'svdvals') else x", None),
+        ("xp.linalg.svdvals(x) if hasattr(xp, 'svdvals') else x", "cupy.linalg.svdvals: CuPy has none"),
         ("create(xp, 'zeros', 3, dtype=int, like=x)", None),
         ("create(xp, 'zeroes', 3, like=x)", "cupy.zeroes: CuPy has none"),
         ("create(xp, 'zeros', 3, device=0, like=x)", "cupy.zeros.*'device'"),

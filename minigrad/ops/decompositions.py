@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from numpy.linalg import LinAlgError
 
 from ..primitive import primitive
-from .shaping import matrix_transpose, reshape
+from .shaping import expand_dims, matrix_transpose, reshape
 
 
 class EighResult(NamedTuple):
@@ -172,10 +172,10 @@ def qr(x, mode="reduced") -> QRResult:
 def _eigh_rule(xp, g, out, shape):
     n = shape[-1]
     (w, v), (gw, gv) = (_unpack(packed, (n,), (n, n)) for packed in (out, g))
-    apart = w[..., None, :] - w[..., :, None]
-    scale = xp.sum(xp.abs(w), axis=-1, keepdims=True)[..., None]
+    apart = expand_dims(w, -2) - expand_dims(w, -1)
+    scale = expand_dims(xp.sum(xp.abs(w), axis=-1, keepdims=True), -1)
     mixing = (v.mT @ gv) * _inverse(xp, apart, scale)
-    return _symmetric((v @ mixing + v * gw[..., None, :]) @ v.mT)
+    return _symmetric((v @ mixing + v * expand_dims(gw, -2)) @ v.mT)
 
 
 @primitive(x=_eigh_rule)
@@ -203,7 +203,7 @@ def eigh(x) -> EighResult:
 
 def _eigvalsh_rule(xp, g, x):
     _, v = xp.linalg.eigh(x)
-    return (v * g[..., None, :]) @ v.mT
+    return (v * expand_dims(g, -2)) @ v.mT
 
 
 @primitive(x=_eigvalsh_rule)
@@ -239,11 +239,14 @@ def _svd_rule(xp, g, out, shape, full):
     u, gu = _first(u, gu, k)
     v, gv = _first(vh.mT, gvh.mT, k)
     in_u, in_v = u.mT @ gu, v.mT @ gv
-    row, column = s[..., None, :], s[..., :, None]
-    scale = xp.sum(s, axis=-1, keepdims=True)[..., None]
-    mixing = (in_u - in_u.mT) * row + column * (in_v - in_v.mT)
-    mixing = mixing * _inverse(xp, row - column, scale) * _inverse(xp, row + column, scale)
-    left = u @ mixing + u * gs[..., None, :]
+    turn_u, turn_v = in_u - in_u.mT, in_v - in_v.mT
+    row, column = expand_dims(s, -2), expand_dims(s, -1)
+    scale = expand_dims(xp.sum(s, axis=-1, keepdims=True), -1)
+    # What turns u and v together depends on the distance of two singular values, what turns them against
+    # each other on their sum: so x's polar factor u @ vh has its derivative where they are equal, too.
+    mixing = (turn_u + turn_v) * _inverse(xp, row - column, scale)
+    mixing = (mixing + (turn_u - turn_v) * _inverse(xp, row + column, scale)) / 2
+    left = u @ mixing + u * expand_dims(gs, -2)
     inverse = _inverse(xp, row, scale)
     if m > n:
         left = left + (gu - u @ in_u) * inverse
@@ -278,7 +281,7 @@ def svd(x, full_matrices=True) -> SVDResult:
 def _svdvals_rule(xp, g, x):
     u, s, vh = xp.linalg.svd(x, full_matrices=False)
     positive = s > xp.sum(s, axis=-1, keepdims=True) * epsilon(s.dtype)
-    return (u * xp.where(positive, g, xp.zeros_like(g))[..., None, :]) @ vh
+    return (u * expand_dims(xp.where(positive, g, xp.zeros_like(g)), -2)) @ vh
 
 
 @primitive(x=_svdvals_rule)

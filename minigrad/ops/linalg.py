@@ -34,7 +34,7 @@ from .products import diagonal as _diagonal
 from .products import trace as _trace
 from .reductions import _products_of_others
 from .reductions import sum as _sum
-from .shaping import broadcast_to, expand_dims, matrix_transpose, squeeze
+from .shaping import broadcast_to, expand_dims, matrix_transpose, reshape, squeeze
 
 __all__ = [
     "EighResult",
@@ -136,7 +136,7 @@ def _cutoff(x, s, rtol):
     if rtol is None:
         rtol = max(x.shape[-2:]) * epsilon(x.dtype)
     elif hasattr(rtol, "shape"):
-        rtol = rtol[..., None]
+        rtol = expand_dims(rtol, -1)
     return rtol * s[..., :1]
 
 
@@ -150,7 +150,7 @@ def _pinv(xp, x, rtol):
     u, s, vh = xp.linalg.svd(x, full_matrices=False)
     none = s <= _cutoff(x, s, rtol)
     inverse = xp.where(none, xp.zeros_like(s), 1 / xp.where(none, xp.ones_like(s), s))
-    return (vh.mT * inverse[..., None, :]) @ u.mT
+    return (vh.mT * expand_dims(inverse, -2)) @ u.mT
 
 
 def pinv(x, rtol=None) -> Any:
@@ -204,8 +204,12 @@ class SlogdetResult(NamedTuple):
     logabsdet: Any
 
 
+def _as_matrices(x):
+    return reshape(x, (*x.shape, 1, 1))
+
+
 def _slogdet_rule(xp, g, x):
-    return g[..., 1, None, None] * xp.linalg.inv(x).mT
+    return _as_matrices(g[..., 1]) * xp.linalg.inv(x).mT
 
 
 @primitive(x=_slogdet_rule)
@@ -224,7 +228,7 @@ def slogdet(x) -> SlogdetResult:
     return SlogdetResult(packed[..., 0], packed[..., 1])
 
 
-@primitive(x=lambda g, x: g[..., None, None] * _cofactors(x))
+@primitive(x=lambda g, x: _as_matrices(g) * _cofactors(x))
 def _det(xp, x):
     return xp.linalg.det(x)
 
@@ -246,7 +250,7 @@ def det(x) -> Any:
 def _turned(xp, x):
     """The singular value decomposition of x, with det(u) * det(vh) as factor on u."""
     u, s, vh = xp.linalg.svd(x)
-    return u, s, vh, xp.sign(xp.linalg.det(u) * xp.linalg.det(vh))[..., None]
+    return u, s, vh, expand_dims(xp.sign(xp.linalg.det(u) * xp.linalg.det(vh)), -1)
 
 
 def _det_curvature_dh(g, x) -> Any:
@@ -257,7 +261,7 @@ def _det_curvature_dh(g, x) -> Any:
 def _cofactors(xp, x):
     """The gradient of det(x)."""
     u, s, vh, sign = _turned(xp, x)
-    return (u * (sign * _products_of_others(xp, s, -1))[..., None, :]) @ vh
+    return (u * expand_dims(sign * _products_of_others(xp, s, -1), -2)) @ vh
 
 
 def _det_curvature_dx(g, x, h):
@@ -265,7 +269,7 @@ def _det_curvature_dx(g, x, h):
     ygy, yhy = y @ g.mT @ y, y @ h.mT @ y
     yg, yh, ghy = (_sum(v, axis=(-2, -1), keepdims=True) for v in (y * g, y * h, ygy * h))
     change = y * (yg * yh - ghy) - ygy * yh - yhy * yg + ygy @ h.mT @ y + yhy @ g.mT @ y
-    return det(x)[..., None, None] * change
+    return _as_matrices(det(x)) * change
 
 
 @primitive(x=_det_curvature_dx, h=_det_curvature_dh)
@@ -278,8 +282,8 @@ def _det_curvature(xp, x, h):
     u, s, vh, sign = _turned(xp, x)
     eye = create(xp, "eye", x.shape[-1], dtype=x.dtype, like=x)
     h = u.mT @ h @ vh.mT
-    one_for_i = xp.where(eye == 1, xp.ones_like(x), s[..., None, :])
+    one_for_i = xp.where(eye == 1, xp.ones_like(x), expand_dims(s, -2))
     others = _products_of_others(xp, one_for_i, -1) * (1 - eye)
-    along = xp.sum(h * eye, axis=-1)[..., None, :]
-    change = eye * xp.sum(others * along, axis=-1)[..., None, :] - others * h.mT
-    return (u * sign[..., None, :]) @ change @ vh
+    along = expand_dims(xp.sum(h * eye, axis=-1), -2)
+    change = eye * expand_dims(xp.sum(others * along, axis=-1), -2) - others * h.mT
+    return (u * expand_dims(sign, -2)) @ change @ vh

@@ -174,8 +174,6 @@ def _explicit(subscripts, shapes):
     hidden = [len(shape) - len(term.replace("...", "")) for term, shape in zip(terms, shapes, strict=True)]
     if any(n < 0 or (n > 0 and "..." not in term) for n, term in zip(hidden, terms, strict=True)):
         raise ValueError(f"einsum: {subscripts!r} does not fit the shapes {shapes}")
-    if arrow and max(hidden) and "..." not in output:
-        raise ValueError(f"einsum: {subscripts!r} has an ellipsis in its inputs, but none in its output")
     ellipsis = "".join(spare[: max(hidden)])
     # Aligned from the right, as in broadcasting.
     terms = [t.replace("...", ellipsis[len(ellipsis) - n :]) for t, n in zip(terms, hidden, strict=True)]
@@ -230,6 +228,8 @@ def _einsum(xp, subscripts, *operands) -> Any:
 
 def einsum(subscripts, *operands) -> Any:
     """Sums of products in Einstein's notation, as in NumPy: letters, `...`, and an optional `->`.
+
+    An ellipsis that an output after `->` lacks is summed over, as in torch. (NumPy refuses it.)
 
     >>> import minigrad as mg
     >>> mg.einsum("ij,kj->ik", mg.ones((2, 3)), mg.ones((4, 3))).shape
