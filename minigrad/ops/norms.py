@@ -40,7 +40,7 @@ def _p_norm(xp, x, p, axis, keepdims):
     return xp.sum(xp.abs(x) ** p, axis=axis, keepdims=keepdims) ** (1 / p)
 
 
-def vector_norm(x, axis=None, keepdims=False, ord=2) -> Any:
+def vector_norm(x, axis=None, keepdims=False, ord: Any = 2) -> Any:
     """The norm of the vectors along `axis`: an integer, a tuple of them, or None for all axes.
 
     `ord` is a number p, for sum(abs(x) ** p) ** (1 / p); `inf` and `-inf` are the largest and the smallest
@@ -63,7 +63,7 @@ def vector_norm(x, axis=None, keepdims=False, ord=2) -> Any:
     return _p_norm(x, float(ord), axis, keepdims)
 
 
-def matrix_norm(x, keepdims=False, ord="fro") -> Any:
+def matrix_norm(x, keepdims=False, ord: Any = "fro") -> Any:
     """The norm of matrices (..., m, n): 'fro', 'nuc', 1, -1, 2, -2, inf or -inf.
 
     'fro' is the root of the sum of squares. Of the singular values 'nuc' is the sum, 2 the largest, -2 the
@@ -86,7 +86,7 @@ def matrix_norm(x, keepdims=False, ord="fro") -> Any:
     return reshape(result, (*x.shape[:-2], 1, 1)) if keepdims else result
 
 
-def norm(x, ord=None, axis=None, keepdims=False) -> Any:
+def norm(x, ord: Any = None, axis=None, keepdims=False) -> Any:
     """NumPy's name for both: the norm of vectors where `axis` is an integer, of matrices where it is a pair.
 
     Without an axis x is a vector or a matrix itself. Without `ord` it is the root of the sum of squares,
