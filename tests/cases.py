@@ -520,7 +520,7 @@ def torch_cross(x: Any, y: Any, axis: int = -1) -> Any:
 for a, b in (((3,), (3,)), ((2, 3), (3,)), ((2, 1, 3), (4, 3))):
     row("vecdot", real(*a), real(*b), torch="linalg.vecdot")
     row("cross", real(*a), real(*b), torch=torch_cross)
-row("vecdot", real(3, 2), real(3, 2), settings={"axis": 0}, torch="linalg.vecdot", standard=False)
+row("vecdot", real(3, 2), real(3, 2), settings={"axis": 0}, torch="linalg.vecdot")
 row("cross", real(2, 3, 4), real(3, 4), settings={"axis": -2}, torch=torch_cross)
 for a, b in (((2, 3), (2, 2)), ((2,), (3,)), ((2, 1, 2), (3, 2)), ((), (2,))):
     row("kron", real(*a), real(*b))
@@ -536,7 +536,7 @@ for name in ("diagonal", "trace"):
     for shape, settings in (((2, 3, 4), {}), ((2, 2, 3), {"offset": 1}), ((3, 2), {"offset": -1})):
         row(f"linalg.{name}", real(*shape), settings=settings, torch=None if name == "trace" else "")
 row("trace", real(2, 3, 4), torch=None)
-row("trace", real(2, 2), settings={"dtype": np.float64}, torch=None, standard=False, dtypes=(np.float64,))
+row("trace", real(2, 2), settings={"dtype": np.float64}, torch=None, dtypes=(np.float64,))
 
 # --- linear algebra --------------------------------------------------------------------------------
 

@@ -236,8 +236,8 @@ def _det(xp, x):
 def det(x) -> Any:
     """The determinant of square matrices (..., n, n).
 
-    Its first and second derivatives are right for singular matrices, too; for the third ones x must have
-    an inverse.
+    Its first and second derivatives are right for singular matrices, too, which takes a singular value
+    decomposition: those of `slogdet` are cheaper. For the third ones x must have an inverse.
     """
     check_matrices("det", x, square=True)
     return _det(x)

@@ -1,6 +1,7 @@
 """Norms of vectors and of matrices. At 0, where a norm has a kink, its derivative is taken as 0."""
 
 import math
+from numbers import Real
 from typing import Any
 
 from ..backend import check_axis, is_floating
@@ -58,7 +59,7 @@ def vector_norm(x, axis=None, keepdims=False, ord: Any = 2) -> Any:
         return min(abs(x), axis, keepdims)
     if ord == 0:
         return sum(square(_sign(x)), axis, keepdims)
-    if not isinstance(ord, (int, float)):
+    if not isinstance(ord, Real):
         raise ValueError(f"vector_norm: ord must be a number, got {ord!r}")
     return _p_norm(x, float(ord), axis, keepdims)
 
