@@ -340,14 +340,13 @@ def test_norms_of_zero(norm):
 @pytest.mark.parametrize("ord", [1, 2, 3, 1.5, 0.5, math.inf])
 def test_norms_of_vectors_with_a_zero(ord):
     x = np.array([[0.0, 2.0, -1.0], [0.0, 0.0, 0.0]])
-    torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
     ours = gradient(lambda x: linalg.vector_norm(x, axis=1, ord=ord), x)
     assert (ours[:, 0] == 0).all()
     assert (ours[1] == 0).all()
-    t = torch.tensor(x[0, 1:], requires_grad=True)
-    torch.linalg.vector_norm(t, ord).backward()
+    ratio = np.abs(x[0, 1:]) / np.linalg.norm(x[0, 1:], ord)
+    slope = np.sign(x[0, 1:]) * (ratio ** (ord - 1) if ord < math.inf else ratio == 1)
     weight = np.random.default_rng(0).uniform(0.5, 1.5, 2)[0]
-    np.testing.assert_allclose(ours[0, 1:], t.grad.numpy() * weight, rtol=1e-12)
+    np.testing.assert_allclose(ours[0, 1:], slope * weight, rtol=1e-12)
     assert np.isfinite(second(lambda x: linalg.vector_norm(x, axis=1, ord=ord), x)).all()
 
 
@@ -592,11 +591,9 @@ def test_integers_are_multiplied_and_summed_as_in_numpy():
         ("i->...i", [(3,)]),
     ],
 )
-def test_einsum_takes_what_numpy_and_torch_take(subscripts, shapes):
-    torch: Any = pytest.importorskip("torch", reason="the oracle torch is not installed")
+def test_einsum_takes_what_numpy_takes(subscripts, shapes):
     random = np.random.default_rng(0)
     arrays = [random.normal(size=shape) for shape in shapes]
     ours = value(mg.einsum(subscripts, *map(leaf, arrays)))
     np.testing.assert_allclose(ours, np.einsum(subscripts, *arrays), rtol=1e-12)
-    np.testing.assert_allclose(ours, torch.einsum(subscripts, *map(torch.tensor, arrays)), rtol=1e-12)
     assert gradcheck(lambda *xs: mg.einsum(subscripts, *xs), *map(leaf, arrays), order=2)
