@@ -13,6 +13,7 @@ from numpy import bool, float16, float32, float64, int8, int16, int32, int64, ui
 from . import autograd, data, kernels, nn, ops, optim, random, testing, transforms
 from .autograd import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from .backend import backend, set_backend, use_backend
+from .graph import graph
 from .ops import *
 from .primitive import primitive
 from .tensor import Tensor
@@ -35,6 +36,7 @@ __all__ = [
     "float32",
     "float64",
     "grad",
+    "graph",
     "hessian",
     "hvp",
     "int8",

@@ -24,7 +24,7 @@ ORDER = [
     ["ops"],
     ["operators"],
     ["tensor"],
-    ["random", "testing"],
+    ["random", "graph", "testing"],
     ["data"],
     ["nn", "optim"],
     ["transforms"],
