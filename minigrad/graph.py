@@ -4,13 +4,15 @@
 of the graph alive, and says the same after backward has freed it. Everything else here is layout.
 """
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple
 
 from .autograd import FREED, Node, Variable
+from .autograd.node import line_of
 from .backend import of
-from .primitive import OPS
 
 
 class Kept(NamedTuple):
@@ -47,6 +49,8 @@ class Vertex(NamedTuple):
         settings: other arguments that the rules need and that are not the default, by name, as text.
         kept: the arrays that it keeps.
         freed: whether backward has passed and freed it.
+        where: the file and line of the program that made it, as `train.py:12`; empty in a leaf, and for what
+            was typed in.
     """
 
     op: str
@@ -57,6 +61,7 @@ class Vertex(NamedTuple):
     settings: tuple[tuple[str, str], ...] = ()
     kept: tuple[Kept, ...] = ()
     freed: bool = False
+    where: str = ""
 
     @property
     def call(self) -> str:
@@ -109,7 +114,8 @@ def graph(tensor: Any, names: Any = None, depth: int | None = None) -> "Graph":
     numbers = {node: i for i, node in enumerate(nodes, start=1)}
     known = _names(names)
     holders: dict[int, int] = {}
-    return Graph([_vertex(node, numbers, known.get(node, ""), holders) for node in nodes])
+    where = functools.cache(_where)
+    return Graph([_vertex(node, numbers, known.get(node, ""), holders, where) for node in nodes])
 
 
 def _oldest_first(root: Node, depth: int | None) -> list[Node]:
@@ -139,15 +145,24 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
-def _vertex(node: Node, numbers: dict[Node, int], name: str, holders: dict[int, int]) -> Vertex:
+def _where(code: CodeType, instruction: int) -> str:
+    """The file, without its folder, and the line of an instruction."""
+    name = Path(code.co_filename).name
+    return "" if name.startswith("<") else f"{name}:{line_of(code, instruction)}"
+
+
+def _vertex(
+    node: Node, numbers: dict[Node, int], name: str, holders: dict[int, int], where: Callable[..., str]
+) -> Vertex:
     """All that there is to say of `node`. `holders`: which node keeps a memory, by its id."""
     plan = node.plan
     vertex = Vertex("leaf" if plan is None else plan.name, name, tuple(node.shape), _dtype(node))
     if plan is None:
         return vertex
+    vertex = vertex._replace(where=where(node.code, node.instruction))
     if node.saved is FREED:
         return vertex._replace(arguments=(("", 0),), freed=True)
-    op = OPS[plan.name]
+    op = plan.op
     arguments = []
     for place, (slot, parent) in enumerate(zip(plan.slots, node.parents, strict=True)):
         in_order = slot == place or slot >= len(op.parameters) - op.variadic
@@ -164,13 +179,18 @@ def _vertex(node: Node, numbers: dict[Node, int], name: str, holders: dict[int, 
         value = node.saved if plan.single else node.saved[place]
         arrays = list(_arrays(value))
         if not arrays and repr(value) != defaults.get(its):
-            settings.append((its, _short(_printable(repr(value)), 30)))
+            settings.append((its, _setting(value)))
         for k, array in enumerate(map(_owner, arrays)):
             holder = holders.get(id(array), 0)
             part = f"{its}[{k}]" if len(arrays) > 1 else its
             kept.append(Kept(part, 0 if holder else _nbytes(array), holder, slot in leaves))
             holders.setdefault(id(array), numbers[node])
     return vertex._replace(arguments=tuple(arguments), settings=tuple(settings), kept=tuple(kept))
+
+
+def _setting(value: Any) -> str:
+    has_repr = type(value).__repr__ is not object.__repr__
+    return _short(_printable(repr(value)), 30) if has_repr else type(value).__name__
 
 
 def _arrays(value: Any) -> Iterator[Any]:
@@ -252,15 +272,14 @@ class Graph:
         most = count if most is None else most
         first, last = (count, 0) if count <= most else ((most + 1) // 2, most // 2)
         listed = [*range(first), *range(count - last, count)]
-        rows = [
-            (f"{i + 1}", v.call, str(v.shape), v.dtype, v.memory) for i in listed for v in [self.vertices[i]]
-        ]
-        number, call, shape, dtype = (
-            min(60, max((len(row[k]) for row in rows), default=0)) for k in range(4)
-        )
+        rows = []
+        for i in listed:
+            v = self.vertices[i]
+            rows.append((f"{i + 1:>{len(str(count))}}", v.call, str(v.shape), v.dtype, v.memory, v.where))
+        widths = [min(60, max(map(len, column))) for column in zip(*rows, strict=True)]
         lines = [
-            f"{n:>{number}}  {c:<{call}}  {s:<{shape}}  {d:<{dtype}}  {memory}".rstrip()
-            for n, c, s, d, memory in rows
+            "  ".join(f"{cell:<{n}}" for cell, n in zip(row, widths, strict=True) if n).rstrip()
+            for row in rows
         ]
         if count > most:
             lines.insert(first, f"… {count - most:,} nodes are left out; .text() lists them all")
@@ -505,6 +524,7 @@ def _arrow(above: _Place | None, box: _Place, x: float) -> str:
 def _box(graph: Graph, i: int, box: _Place, title: str, lines: list[str]) -> str:
     vertex, kind = graph.vertices[i], graph.kind(i)
     fill, stroke = _COLOURS[kind]
+    tip = vertex.call + f" at {vertex.where}" * bool(vertex.where)
     x, y = box.x - box.width / 2, box.y - box.height / 2
     memory = len(vertex.kept) + vertex.freed
     colours = ["#475569"] * (len(lines) - memory) + ["#b45309"] * memory
@@ -516,7 +536,7 @@ def _box(graph: Graph, i: int, box: _Place, title: str, lines: list[str]) -> str
     for k, (line, colour) in enumerate(zip(lines, colours, strict=True), start=1):
         text.append(_written(line, box.x, y + 18 + 15 * k, colour, middle))
     return (
-        f'<g class="node {kind}"><title>{_escape(vertex.call, "&#{};")}</title>'
+        f'<g class="node {kind}"><title>{_escape(tip, "&#{};")}</title>'
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{box.width}" height="{box.height}" '
         f'rx="{13 if kind == "leaf" else 4}" fill="{fill}" stroke="{stroke}"/>{"".join(text)}</g>'
     )

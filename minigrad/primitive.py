@@ -93,6 +93,7 @@ class Plan:
     """A choice of rules, made into fast functions once for each set of inputs that need a gradient.
 
     Attributes:
+        op, name: the op, and its name.
         slots: the places of those inputs among the arguments.
         save: a function of (out, *arguments) that gives the tuple of those the rules name; or just the
             one, where there is a `single` one.
@@ -101,9 +102,10 @@ class Plan:
         hooks: see `Tensor.register_hook`; empty in a plan that nodes share.
     """
 
-    __slots__ = ("hooks", "name", "places", "rules", "save", "single", "slots")
+    __slots__ = ("hooks", "name", "op", "places", "rules", "save", "single", "slots")
 
     def __init__(self, op: Op, needed: int, count: int):
+        self.op = op
         self.name = op.name
         self.hooks: Hooks = {}
         self.slots = tuple(slot for slot in range(count) if needed >> slot & 1)

@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import inspect
 import itertools
 import re
 import tracemalloc
@@ -30,14 +31,19 @@ def leaf(*shape: int) -> mg.Tensor:
 # --- some graphs -------------------------------------------------------------------------------------
 
 
+NET = """
+hidden = mg.linear(x, w, b)
+hidden = hidden + mg.tanh(hidden)
+loss = mg.linear(hidden, out_w, out_b).mean()
+"""
+
+
 def net() -> tuple[mg.Tensor, Any]:
     """The loss of a small net with a shortcut; its picture is in the README."""
-    names = {"w": leaf(4, 4), "b": leaf(4), "out.w": leaf(2, 4), "out.b": leaf(2)}
-    x = mg.ones((8, 4))
-    hidden = mg.linear(x, names["w"], names["b"])
-    hidden = hidden + mg.tanh(hidden)
-    loss = mg.linear(hidden, names["out.w"], names["out.b"]).mean()
-    return loss, {**names, "loss": loss}
+    names = {"w": leaf(4, 4), "b": leaf(4), "out_w": leaf(2, 4), "out_b": leaf(2)}
+    scope = {"mg": mg, "x": mg.ones((8, 4)), **names}
+    exec(compile(NET.strip(), "some/where/net.py", "exec"), scope)
+    return scope["loss"], {**names, "loss": scope["loss"]}
 
 
 def diamond() -> mg.Tensor:
@@ -86,6 +92,11 @@ def graph(request) -> Graph:
     return GRAPHS[request.param]()
 
 
+def text(g: Graph) -> str:
+    """What it prints, without the lines of this file that made it."""
+    return re.sub(r" +test_\w+\.py:\d+$", "", str(g), flags=re.MULTILINE)
+
+
 # --- the text ----------------------------------------------------------------------------------------
 
 
@@ -101,13 +112,13 @@ def test_text():
     assert str(g).splitlines() == [
         "1  leaf w                    (4, 4)  float32",
         "2  leaf b                    (4,)    float32",
-        "3  leaf out.w                (2, 4)  float32",
-        "4  leaf out.b                (2,)    float32",
-        "5  linear(weight=1, bias=2)  (8, 4)  float32  keeps x 128 B",
-        "6  tanh(5)                   (8, 4)  float32  keeps out 128 B",
-        "7  add(5, 6)                 (8, 4)  float32",
-        "8  linear(7, 3, 4)           (8, 2)  float32  keeps x 128 B, weight 32 B (leaf)",
-        "9  loss = mean(8)            ()      float32",
+        "3  leaf out_w                (2, 4)  float32",
+        "4  leaf out_b                (2,)    float32",
+        "5  linear(weight=1, bias=2)  (8, 4)  float32  keeps x 128 B                      net.py:1",
+        "6  tanh(5)                   (8, 4)  float32  keeps out 128 B                    net.py:2",
+        "7  add(5, 6)                 (8, 4)  float32                                     net.py:2",
+        "8  linear(7, 3, 4)           (8, 2)  float32  keeps x 128 B, weight 32 B (leaf)  net.py:3",
+        "9  loss = mean(8)            ()      float32                                     net.py:3",
         "kept in all: 416 B, 32 B of it in leaves",
     ]
 
@@ -121,6 +132,22 @@ def test_settings_are_shown_unless_they_are_the_default():
     assert calls(leaf(2) * 3.0) == ["multiply(1, y=3.0)"]
     assert calls(1 / leaf(2)) == ["divide(y=1)"]  # whose rule needs the result and y
     assert calls(mg.concat([mg.ones(1), leaf(2)])) == ["concat(1, axis=0, ends=(1, 3))"]
+
+
+def test_lines_of_the_program():
+    line = inspect.currentframe().f_lineno  # pyright: ignore[reportOptionalMemberAccess]
+    x = leaf(2)
+    y = mg.exp(x)
+    z = mg.nn.functional.mse_loss(
+        y,
+        mg.ones(2),
+    )
+    g = mg.graph(z)
+    assert [v.where for v in g.vertices[:2]] == ["", f"test_graph.py:{line + 2}"]
+    assert {v.where for v in g.vertices[2:]} == {f"test_graph.py:{line + 3}"}
+    typed_in: Any = {"mg": mg, "x": x}
+    exec("y = mg.exp(x)", typed_in)
+    assert [v.where for v in mg.graph(typed_in["y"]).vertices] == ["", ""]
 
 
 def test_tensors_without_a_graph_and_leaves():
@@ -167,7 +194,7 @@ def test_a_part():
         assert len(g.vertices) <= len(whole.vertices)
         assert g.vertices[-1].op == "sum"
     assert str(g) == str(whole)
-    assert str(mg.graph(y, depth=0)).splitlines()[0] == "1  sum(…)  ()  float32"
+    assert text(mg.graph(y, depth=0)).splitlines()[0] == "1  sum(…)  ()  float32"
     assert [v.call for v in mg.graph(y, depth=2).vertices] == ["add(…, …)", "tanh(1)", "sum(2)"]
 
 
@@ -176,13 +203,13 @@ def test_freed_graphs():
     trunk = mg.exp(x)
     one, two = trunk.sum(), (trunk * trunk).sum()
     before = mg.graph(two, {"x": x})
-    text = str(before)
+    written = str(before)
     one.backward()
-    assert str(mg.graph(one)) == "1  sum(…)  ()  float32  freed\nkept in all: 0 B"
+    assert text(mg.graph(one)) == "1  sum(…)  ()  float32  freed\nkept in all: 0 B"
     after = mg.graph(two, {"x": x})
     assert [v.freed for v in after.vertices] == [True, False, False]
     assert after.vertices[0].call == "exp(…)"
-    assert str(before) == text  # it says what was
+    assert str(before) == written  # it says what was
 
 
 def test_graphs_of_gradients():
@@ -201,7 +228,7 @@ def test_a_graph_of_a_hundred_thousand_nodes(tmp_path):
     g = mg.graph(y)
     lines = g.text().splitlines()
     assert len(lines) == 100_001
-    assert re.fullmatch(r"100000  add\(99999\) +\(2,\)  float32", lines[-2])
+    assert re.fullmatch(r"100000  add\(99999\) +\(2,\)  float32  test_graph.py:\d+", lines[-2])
     cut = str(g).splitlines()
     assert len(cut) == 202
     assert cut[100] == "… 99,800 nodes are left out; .text() lists them all"
@@ -305,13 +332,25 @@ def test_every_op_keeps_what_the_garbage_collector_finds(case: Case):
 
 def test_other_backends():
     x = mg.ones((2, 3), device="strict", requires_grad=True)
-    assert str(mg.graph((mg.exp(x) * x).sum(), {"x": x})).splitlines() == [
+    assert text(mg.graph((mg.exp(x) * x).sum(), {"x": x})).splitlines() == [
         "1  leaf x          (2, 3)  float32",
         "2  exp(1)          (2, 3)  float32  keeps out 24 B",
         "3  multiply(2, 1)  (2, 3)  float32  keeps x (in 2), y 24 B (leaf)",
         "4  sum(3)          ()      float32",
         "kept in all: 48 B, 24 B of it in leaves",
     ]
+
+
+def test_hooks_and_settings_that_are_arrays_by_name():
+    y = mg.exp(leaf(3))
+    before = str(mg.graph(y))
+    y.register_hook(lambda g: g)
+    assert str(mg.graph(y)) == before
+    x = leaf(4, 4)
+    rows = np.array([0, 2])
+    g = mg.graph(x[rows, rows[::-1]])
+    assert [k.name for k in g.vertices[1].kept] == ["key[0]", "key[1]"]
+    assert g.nbytes == 2 * rows.nbytes  # the tensor's own copies
 
 
 def test_it_keeps_nothing_itself():
@@ -324,14 +363,14 @@ def test_it_keeps_nothing_itself():
 
 
 @pytest.mark.parametrize(
-    ("count", "text"),
+    ("count", "amount"),
     [
         (1, "4 B"), (249, "996 B"), (250, "1.00 kB"), (25_000, "100 kB"), (249_999, "1.00 MB"),
         (3_086_420, "12.3 MB"),
     ],
 )  # fmt: skip
-def test_amounts_have_three_digits(count, text):
-    assert mg.graph(mg.exp(leaf(count))).total == f"kept in all: {text}"
+def test_amounts_have_three_digits(count, amount):
+    assert mg.graph(mg.exp(leaf(count))).total == f"kept in all: {amount}"
 
 
 # --- Mermaid -----------------------------------------------------------------------------------------
@@ -425,7 +464,7 @@ def test_svg_draws_each_node_once_and_legibly(graph):
     for (a, b, c, d), (e, f, g, h) in itertools.combinations(found, 2):
         assert c < e or g < a or d < f or h < b
     titles = [t.text for t in svg.iter(f"{SVG}title")]
-    assert titles == [vertex.call for vertex in graph.vertices]
+    assert titles == [v.call + (f" at {v.where}" if v.where else "") for v in graph.vertices]
     for group, (a, b, c, d) in zip(svg.iter(f"{SVG}g"), found, strict=True):
         number, *texts = group.iter(f"{SVG}text")
         for text in texts:  # centred, in letters 0.6 times as wide as high
@@ -469,10 +508,10 @@ def test_svg_stays_small_where_one_weight_is_used_everywhere():
 def test_notebooks_and_files(tmp_path):
     g = mg.graph(diamond())
     assert g._repr_svg_() == g.svg()
-    for suffix, text in ((".svg", g.svg()), (".mmd", g.mermaid()), (".txt", str(g))):
+    for suffix, written in ((".svg", g.svg()), (".mmd", g.mermaid()), (".txt", str(g))):
         path = tmp_path / f"graph{suffix}"
         g.save(path)
-        assert path.read_text(encoding="utf-8") == text + "\n"
+        assert path.read_text(encoding="utf-8") == written + "\n"
         g.save(str(path))
 
 

@@ -164,12 +164,17 @@ def outside(frame: FrameType) -> FrameType:
     return frame
 
 
+def line_of(code: CodeType, instruction: int) -> int:
+    """The line that an instruction comes from."""
+    positions = list(code.co_positions())
+    return positions[instruction // 2][0] or code.co_firstlineno
+
+
 def made_at(node: Node) -> str:
     """The line that made `node`: where it is, and what it says."""
     if node.plan is None:
         return ""
-    positions = list(node.code.co_positions())
-    line = positions[node.instruction // 2][0] or node.code.co_firstlineno
+    line = line_of(node.code, node.instruction)
     name = node.code.co_filename
     text = linecache.getline(name, line).strip()
     return f"{name}:{line} in {node.code.co_qualname}" + (f": {text}" if text else "")
