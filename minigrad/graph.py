@@ -1,7 +1,7 @@
 """The graph of a tensor to be looked at: as text, as Mermaid, and as a drawing in SVG.
 
 `graph` copies what there is to say about each node into a `Vertex`, so that what it gives keeps nothing
-of the graph alive, and says the same after backward has freed it. Everything else here is layout.
+of the graph alive, and says the same after backward has freed it.
 """
 
 import functools
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from .autograd import FREED, Node, Variable
 from .autograd.node import line_of
 from .backend import of
+from .drawing import Box, draw, escape
 
 
 class Kept(NamedTuple):
@@ -240,6 +241,7 @@ def _amount(nbytes: int) -> str:
 MOST_LISTED = 200
 MOST_DRAWN = 500
 _COLOURS = {"leaf": ("#dbeafe", "#3b82f6"), "op": ("#f8fafc", "#94a3b8"), "result": ("#dcfce7", "#22c55e")}
+_DARK, _MEMORY = "#475569", "#b45309"  # of what is written on them
 
 
 class Graph:
@@ -308,19 +310,16 @@ class Graph:
                 "part: mg.graph(x, depth=20) goes 20 steps back from x, which may be any tensor on the way"
             )
 
-    def label(self, i: int) -> tuple[str, list[str]]:
-        """What is written on the box of a node: its title, and the lines below it."""
+    def label(self, i: int) -> tuple[str, list[str], list[str]]:
+        """What is written on the box of a node: a title, what it is, and what it keeps."""
         vertex = self.vertices[i]
-        title = vertex.name if vertex.op == "leaf" and vertex.name else vertex.op
-        if vertex.op != "leaf" and vertex.name:
-            title = f"{vertex.name} = {title}"
-        memory = ["freed"] if vertex.freed else [f"keeps {k}" for k in vertex.kept]
+        title = " = ".join(filter(None, [vertex.name, vertex.op]))
+        if vertex.op == "leaf":
+            title = vertex.name or "leaf"
         settings = ", ".join(f"{name}={value}" for name, value in vertex.settings)
-        return _short(title, 40), [
-            *filter(None, [_short(settings, 40)]),
-            f"{vertex.shape} {vertex.dtype}",
-            *memory,
-        ]
+        lines = [_short(settings, 40), f"{vertex.shape} {vertex.dtype}"]
+        memory = ["freed"] if vertex.freed else [f"keeps {k}" for k in vertex.kept]
+        return _short(title, 40), lines if settings else lines[1:], memory
 
     def kind(self, i: int) -> str:
         """Whether a node is a `leaf`, the `result`, or another `op`."""
@@ -336,8 +335,8 @@ class Graph:
         self._check_drawable()
         boxes, arrows = [], []
         for i, vertex in enumerate(self.vertices):
-            title, lines = self.label(i)
-            text = "<br>".join(_escape(line, "#{};") for line in (f"{i + 1} {title}", *lines))
+            title, lines, memory = self.label(i)
+            text = "<br>".join(escape(line, "#{};") for line in (f"{i + 1} {title}", *lines, *memory))
             before, after = ("([", "])") if vertex.op == "leaf" else ("[", "]")
             boxes.append(f'    n{i + 1}{before}"{text}"{after}:::{self.kind(i)}')
             for _, n in vertex.arguments:
@@ -354,193 +353,15 @@ class Graph:
         Raises `ValueError` if there are more than 500 nodes.
         """
         self._check_drawable()
-        return _drawing(self)
+        boxes = []
+        for i, vertex in enumerate(self.vertices):
+            title, lines, memory = self.label(i)
+            written = [(line, _DARK) for line in lines] + [(line, _MEMORY) for line in memory]
+            tip = vertex.call + f" at {vertex.where}" * bool(vertex.where)
+            inputs = [n for _, n in vertex.arguments]
+            kind = self.kind(i)
+            boxes.append(Box(title, written, tip, inputs, *_COLOURS[kind], 13 if kind == "leaf" else 4))
+        return draw(boxes, self.total)
 
     def _repr_svg_(self) -> str | None:
         return self.svg() if len(self.vertices) <= MOST_DRAWN else None
-
-
-def _escape(text: str, form: str) -> str:
-    """`text` with what Mermaid or XML would read as its own as character references of that form."""
-    return "".join(form.format(ord(c)) if c in '"#&<>`' else c for c in text)
-
-
-# --- the drawing -------------------------------------------------------------------------------------
-#
-# In layers, as Sugiyama and others do it: (1) each node has a rank, below those of its inputs; (2) an arrow
-# that passes ranks bends at a place of its own in each, and all that leave one node share these; (3) the
-# order in a rank is by the mean of the neighbours' places; (4) x is near the mean of the neighbours' x.
-
-_GAP, _ROW_GAP, _MARGIN = 20, 38, 8
-_TITLE, _LINE = 13, 11  # sizes of letters, whose widths in such fonts are 0.6 of that
-_FONT = "ui-monospace,SFMono-Regular,Menlo,Consolas,DejaVu Sans Mono,monospace"
-
-
-class _Place:
-    """A box in its row, or the bend of an arrow that passes."""
-
-    def __init__(self, width: float = 0.0, height: float = 0.0):
-        self.width = width
-        self.height = height
-        self.above: list[_Place] = []
-        self.below: list[_Place] = []
-        self.row = 0
-        self.x = self.y = 0.0  # of its centre
-        self.floor = 0.0  # the lower end of its row
-
-
-def _drawing(graph: Graph) -> str:
-    labels = [graph.label(i) for i in range(len(graph.vertices))]
-    boxes = []
-    for i, (title, lines) in enumerate(labels):
-        title_width = 0.6 * _TITLE * len(title) + 2 * (8 + 0.6 * _LINE * len(str(i + 1)))
-        width = max(title_width, *(0.6 * _LINE * len(line) for line in lines)) + 18
-        boxes.append(_Place(round(width), 26 + 15 * len(lines)))
-    rows, trunks = _ranked(graph.vertices, boxes)
-    for sweep in range(8):
-        _order(rows, downwards=sweep % 2 == 0)
-    for sweep in range(12):
-        _move(rows, downwards=sweep % 2 == 0)
-    left = min(p.x - p.width / 2 for row in rows for p in row) - _MARGIN
-    top = _MARGIN + 20.0 * any(n == 0 for vertex in graph.vertices for _, n in vertex.arguments)
-    for row in rows:
-        height = max(p.height for p in row)
-        for place in row:
-            place.x, place.y, place.floor = place.x - left, top + height / 2, top + height
-        top += height + _ROW_GAP
-    right = max(p.x + p.width / 2 for row in rows for p in row)
-    width = round(max(right, 0.6 * _LINE * len(graph.total) + _MARGIN) + _MARGIN)
-    height = round(top - _ROW_GAP + 20 + _MARGIN)
-    drawn = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" font-family="{_FONT}" font-size="{_LINE}">'
-    ]
-    drawn += [_line(_start(trunk[0]) + "".join(map(_bend, trunk, trunk[1:]))) for trunk in trunks]
-    for vertex, box in zip(graph.vertices, boxes, strict=True):
-        ports = len(vertex.arguments)
-        for port in range(ports):
-            x = box.x + box.width * ((port + 1) / (ports + 1) - 0.5)
-            above = sorted(box.above, key=lambda place: place.x)
-            drawn.append(_arrow(above[port] if port < len(above) else None, box, x))
-    drawn += [_box(graph, i, box, *label) for i, (box, label) in enumerate(zip(boxes, labels, strict=True))]
-    drawn += [_written(graph.total, _MARGIN, height - _MARGIN, "#7c8798"), "</svg>"]
-    return "\n".join(drawn)
-
-
-def _ranked(vertices: list[Vertex], boxes: list[_Place]) -> tuple[list[list[_Place]], list[list[_Place]]]:
-    """The rows; and for each box what its long arrows share: itself and its bends, one in each row."""
-    users: list[list[int]] = [[] for _ in vertices]
-    for i, (vertex, box) in enumerate(zip(vertices, boxes, strict=True)):
-        for _, n in vertex.arguments:
-            if n:
-                users[n - 1].append(i)
-                box.row = max(box.row, boxes[n - 1].row + 1)
-    for i in reversed(range(len(boxes))):  # down to what uses it first: the arrows to it may share a trunk
-        if users[i]:
-            boxes[i].row = min(boxes[j].row for j in users[i]) - 1
-    rows: list[list[_Place]] = [[] for _ in range(max(box.row for box in boxes) + 1)]
-    trunks = []
-    for i, box in enumerate(boxes):
-        rows[box.row].append(box)
-        trunk = [box]
-        for row in rows[box.row + 1 : max((boxes[j].row for j in users[i]), default=0)]:
-            row.append(_Place())
-            _link(trunk[-1], row[-1])
-            trunk.append(row[-1])
-        trunks.append(trunk)
-    for vertex, box in zip(vertices, boxes, strict=True):
-        for _, n in vertex.arguments:
-            if n:
-                _link(trunks[n - 1][box.row - boxes[n - 1].row - 1], box)
-    return rows, [trunk for trunk in trunks if len(trunk) > 1]
-
-
-def _link(above: _Place, below: _Place) -> None:
-    above.below.append(below)
-    below.above.append(above)
-
-
-def _order(rows: list[list[_Place]], downwards: bool) -> None:
-    """Sort each row by the mean of its neighbours' places (from 0 to 1) in the row that it follows."""
-    for row in rows if downwards else rows[::-1]:
-        for i, place in enumerate(row):
-            near = place.above if downwards else place.below
-            place.x = sum(p.x for p in near) / len(near) if near else (i + 0.5) / len(row)
-        row.sort(key=lambda place: place.x)
-        for i, place in enumerate(row):
-            place.x = (i + 0.5) / len(row)
-
-
-def _move(rows: list[list[_Place]], downwards: bool) -> None:
-    """Move each row as near as can be to the mean x of its neighbours in the row that it follows."""
-    for row in rows if downwards else rows[::-1]:
-        # How far each would have to move from where it stands if all stand close. They do not overlap as long
-        # as none moves less than the one before it: the nearest such numbers (in squares) are the wanted
-        # ones, with the mean in place of each group that is out of order.
-        close, groups, x = [], [], 0.0
-        for place in row:
-            near = place.above if downwards else place.below
-            wanted = sum(p.x for p in near) / len(near) if near else place.x
-            close.append(x + place.width / 2)
-            x += place.width + _GAP
-            groups.append((wanted - close[-1], 1))
-            while len(groups) > 1 and groups[-2][0] > groups[-1][0]:
-                (a, m), (b, n) = groups[-2:]
-                groups[-2:] = [((a * m + b * n) / (m + n), m + n)]
-        shifts = [shift for shift, count in groups for _ in range(count)]
-        for place, x, shift in zip(row, close, shifts, strict=True):
-            place.x = x + shift
-
-
-def _start(place: _Place) -> str:
-    return f"M{place.x:.1f} {place.y + place.height / 2:.1f}V{place.floor:.1f}"
-
-
-def _bend(here: _Place, there: _Place) -> str:
-    """The curve from the end of one row to the bend in the next, and through that row."""
-    return f"{_curve(here, there.x, here.floor + _ROW_GAP)}V{there.floor:.1f}"
-
-
-def _curve(here: _Place, x: float, y: float) -> str:
-    middle = (here.floor + y) / 2
-    return f"C{here.x:.1f} {middle:.1f} {x:.1f} {middle:.1f} {x:.1f} {y:.1f}"
-
-
-def _line(path: str, more: str = "") -> str:
-    return f'<path d="{path}" fill="none" stroke="#8b95a5" stroke-width="1.3"{more}/>'
-
-
-def _arrow(above: _Place | None, box: _Place, x: float) -> str:
-    """An arrow to `x` on top of the box: from the row above, or, dashed, from what is left out."""
-    y = box.y - box.height / 2
-    if above is None:
-        line = _line(f"M{x:.1f} {y - 20:.1f}V{y - 6:.1f}", ' stroke-dasharray="3 3"')
-    else:
-        start = _start(above) if above.width else f"M{above.x:.1f} {above.floor:.1f}"
-        line = _line(f"{start}{_curve(above, x, min(y - 6, above.floor + _ROW_GAP))}V{y - 6:.1f}")
-    return f'{line}<path d="M{x:.1f} {y:.1f}l-3.5 -7h7z" fill="#8b95a5"/>'
-
-
-def _box(graph: Graph, i: int, box: _Place, title: str, lines: list[str]) -> str:
-    vertex, kind = graph.vertices[i], graph.kind(i)
-    fill, stroke = _COLOURS[kind]
-    tip = vertex.call + f" at {vertex.where}" * bool(vertex.where)
-    x, y = box.x - box.width / 2, box.y - box.height / 2
-    memory = len(vertex.kept) + vertex.freed
-    colours = ["#475569"] * (len(lines) - memory) + ["#b45309"] * memory
-    middle = ' text-anchor="middle"'
-    text = [
-        _written(str(i + 1), x + 8, y + 16, "#94a3b8"),
-        _written(title, box.x, y + 18, "#0f172a", f'{middle} font-size="{_TITLE}" font-weight="bold"'),
-    ]
-    for k, (line, colour) in enumerate(zip(lines, colours, strict=True), start=1):
-        text.append(_written(line, box.x, y + 18 + 15 * k, colour, middle))
-    return (
-        f'<g class="node {kind}"><title>{_escape(tip, "&#{};")}</title>'
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{box.width}" height="{box.height}" '
-        f'rx="{13 if kind == "leaf" else 4}" fill="{fill}" stroke="{stroke}"/>{"".join(text)}</g>'
-    )
-
-
-def _written(text: str, x: float, y: float, colour: str, more: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}"{more}>{_escape(text, "&#{};")}</text>'
