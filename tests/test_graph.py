@@ -80,6 +80,7 @@ GRAPHS = {
     "diamond": lambda: mg.graph(diamond()),
     "recurrent": lambda: mg.graph(recurrent()),
     "part": lambda: mg.graph(recurrent(), depth=6),
+    "end": lambda: mg.graph(recurrent(), depth=1),
     "wide": lambda: mg.graph(wide()),
     "leaf": lambda: mg.graph(leaf(2)),
     "none": lambda: mg.graph(mg.ones(2)),
@@ -483,18 +484,24 @@ def test_svg_lines_lead_to_the_boxes_and_through_none(graph):
     svg = ET.fromstring(graph.svg())
     found = boxes(svg)
     _, _, right, bottom = map(float, svg.attrib["viewBox"].split())
-    heads = []
+    heads, starts, start = [], [], 0.0
     for path in svg.iter(f"{SVG}path"):
         d = path.attrib["d"]
+        for start, end in re.findall(r"V(\S+)C\S+ \S+ \S+ \S+ \S+ ([^V]+)", d):
+            assert float(end) - float(start) < 38.2  # it bends between two rows alone
         if head := re.fullmatch(r"M(\S+) (\S+)l-3.5 -7h7z", d):
             heads.append((float(head[1]), float(head[2])))
+            starts.append(start)
             continue
+        start = points(d)[0][0]
         for x, y in points(d):
             assert 0 <= x <= right
             assert 0 <= y <= bottom
             assert not any(a + 0.2 < x < c - 0.2 and b + 0.2 < y < d - 0.2 for a, b, c, d in found)
     for vertex, (a, b, c, _) in zip(graph.vertices, found, strict=True):
         ports = [x for x, y in heads if abs(y - b) < 0.2 and a < x < c]
+        its = [start for start, (x, y) in zip(starts, heads, strict=True) if x in ports and abs(y - b) < 0.2]
+        assert 0 in [n for _, n in vertex.arguments] or its == sorted(its)  # arrows to one box do not cross
         assert len(set(ports)) == len(ports) == len(vertex.arguments)
     assert len(heads) == sum(len(vertex.arguments) for vertex in graph.vertices)
 

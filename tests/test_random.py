@@ -220,6 +220,21 @@ def test_seeds_and_states_while_others_draw(shared):
         assert known.issuperset(drawn)
 
 
+@pytest.mark.parametrize(
+    "touch", [mg.random.get_state, lambda: mg.random.seed(1), lambda: mg.random.permutation(3)]
+)
+def test_the_stream_is_touched_under_its_lock(shared, touch):
+    before = mg.random.generator().random()
+    thread = threading.Thread(target=touch)
+    with mg.random.generator().bit_generator.lock:
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert mg.random.generator().random() != before
+
+
 def test_threads_that_fork_repeat(shared):
     def work(i: int) -> list[np.ndarray]:
         with mg.random.fork(i):
@@ -327,6 +342,13 @@ def test_discrete_distributions():
     counts = np.unique(orders @ [9, 3, 1], return_counts=True)[1]
     assert len(counts) == 6
     assert ((counts - 1000) ** 2 / 1000).sum() < 20.5  # 5 degrees of freedom
+
+
+def test_probabilities_of_0_and_1_are_sure(monkeypatch):
+    for u in (0.0, np.nextafter(np.float32(1), np.float32(0))):
+        rng = SimpleNamespace(random=lambda size, dtype, u=u: np.full(size, u, dtype))
+        monkeypatch.setattr(mg.random, "generator", lambda rng=rng: rng)
+        assert (mg.random.bernoulli(1, 0).item(), mg.random.bernoulli(1, 1).item()) == (0, 1)
 
 
 @pytest.mark.parametrize(
