@@ -14,6 +14,8 @@ from .autograd import FREED, Node, Variable
 from .autograd.node import line_of
 from .backend import of
 from .drawing import Box, draw, escape
+from .transforms.checkpoint import Segment
+from .transforms.trees import leaves
 
 
 class Kept(NamedTuple):
@@ -170,7 +172,7 @@ def _vertex(
         arguments.append(("" if in_order else op.parameters[slot], numbers.get(parent, 0)))
     given = op.forward.__defaults__ or ()
     defaults = dict(zip(op.parameters[len(op.parameters) - len(given) :], map(repr, given), strict=True))
-    leaves = {slot for slot, _, _ in node.stamps}
+    stamped = {slot for slot, _, _ in node.stamps}
     settings, kept = [], []
     for slot, place in plan.places.items():
         last = len(op.parameters) - 1
@@ -178,13 +180,14 @@ def _vertex(
         if op.variadic and slot >= last:
             its += f"[{slot - last}]"
         value = node.saved if plan.single else node.saved[place]
-        arrays = list(_arrays(value))
+        arrays = list(_arrays(value, slot in stamped))
         if not arrays and repr(value) != defaults.get(its):
             settings.append((its, _setting(value)))
-        for k, array in enumerate(map(_owner, arrays)):
+        for k, (array, in_leaf) in enumerate(arrays):
+            array = _owner(array)
             holder = holders.get(id(array), 0)
             part = f"{its}[{k}]" if len(arrays) > 1 else its
-            kept.append(Kept(part, 0 if holder else _nbytes(array), holder, slot in leaves))
+            kept.append(Kept(part, 0 if holder else _nbytes(array), holder, in_leaf))
             holders.setdefault(id(array), numbers[node])
     return vertex._replace(arguments=tuple(arguments), settings=tuple(settings), kept=tuple(kept))
 
@@ -194,13 +197,17 @@ def _setting(value: Any) -> str:
     return _short(_printable(repr(value)), 30) if has_repr else type(value).__name__
 
 
-def _arrays(value: Any) -> Iterator[Any]:
-    """The arrays in a saved value: it may be a key like those of `x[key]`."""
+def _arrays(value: Any, in_leaf: bool) -> Iterator[tuple[Any, bool]]:
+    """The arrays in a saved value, each with whether its memory is that of a leaf."""
     if of(value) is not None:
-        yield value
-    elif isinstance(value, (tuple, list)):
+        yield value, in_leaf
+    elif isinstance(value, Variable):
+        yield value._data, value.home is not None
+    elif isinstance(value, (tuple, list)):  # a key like those of `x[key]`
         for part in value:
-            yield from _arrays(part)
+            yield from _arrays(part, in_leaf)
+    elif isinstance(value, Segment):
+        yield from _arrays([*leaves([value.args, value.kwargs]), value.sums], in_leaf)
 
 
 def _owner(array: Any) -> Any:
@@ -219,7 +226,7 @@ def _nbytes(array: Any) -> int:
 
 
 def _dtype(result: Any) -> str:
-    return str(result.dtype).rpartition(".")[2]
+    return "" if result.dtype is None else str(result.dtype).rpartition(".")[2]
 
 
 def _short(text: str, most: int) -> str:
@@ -317,7 +324,7 @@ class Graph:
         if vertex.op == "leaf":
             title = vertex.name or "leaf"
         settings = ", ".join(f"{name}={value}" for name, value in vertex.settings)
-        lines = [_short(settings, 40), f"{vertex.shape} {vertex.dtype}"]
+        lines = [_short(settings, 40), f"{vertex.shape} {vertex.dtype}".rstrip()]
         memory = ["freed"] if vertex.freed else [f"keeps {k}" for k in vertex.kept]
         return _short(title, 40), lines if settings else lines[1:], memory
 

@@ -331,6 +331,17 @@ def test_every_op_keeps_what_the_garbage_collector_finds(case: Case):
     g.svg()
 
 
+def test_a_checkpoint_keeps_its_arguments():
+    w, x = leaf(4, 4), mg.ones((8, 4)) * leaf(8, 1)
+    y = mg.checkpoint(lambda x, pair: mg.tanh(mg.exp(x @ pair["w"])))(x, {"w": w}).sum()
+    g = mg.graph(y, {"w": w})
+    (segment,) = (v for v in g.vertices if v.op == "checkpoint" and v.kept)
+    assert segment.memory == "keeps segment[0] 128 B, segment[1] 64 B (leaf), segment[2] 4 B, segment[3] 4 B"
+    assert segment.dtype == ""
+    assert g.vertices[segment.arguments[0][1] - 1].name == "w"
+    g.svg()
+
+
 def test_other_backends():
     x = mg.ones((2, 3), device="strict", requires_grad=True)
     assert text(mg.graph((mg.exp(x) * x).sum(), {"x": x})).splitlines() == [

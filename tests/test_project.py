@@ -25,9 +25,10 @@ ORDER = [
     ["operators"],
     ["tensor"],
     ["random", "drawing", "testing"],
-    ["data", "graph"],
+    ["data"],
     ["nn", "optim"],
     ["transforms"],
+    ["graph"],
     ["__init__"],
     ["__main__"],
 ]
