@@ -174,7 +174,6 @@ row(
     settings={"dtype": np.float64},
     numpy=lambda x, dtype: x.astype(dtype),
     torch=None,
-    standard=False,
 )
 
 # --- comparisons -----------------------------------------------------------------------------------
@@ -365,31 +364,30 @@ def torch_key(key: Any) -> Any:
     return torch().from_numpy(key) if isinstance(key, np.ndarray) else key
 
 
-KEYS: tuple[tuple[Any, bool], ...] = (
-    (1, False),
-    ((1, ...), True),
-    ((slice(None), -1), True),
-    ((slice(0, 3, 2), None, slice(None, None, -1)), False),
-    ((slice(0, 3, 2), slice(None, None, -1)), True),
-    ((..., slice(1, 3)), True),
-    (np.array([[True, False, True, True]] * 3), True),
-    (np.array([2, 0, 2, 2]), False),
-    ((np.array([0, 1, 1]), np.array([3, 0, 0])), True),
-    ((slice(None), (1, 1)), False),
-    ((slice(None), [1, 1]), False),
-    ([0, 0], False),
-    ((slice(None), np.array([1, 1, 3])), False),
-    ((np.array([[0], [2]]), slice(1, None)), False),
-    ((np.array([True, False, True]), 2), False),
+KEYS: tuple[Any, ...] = (
+    1,
+    (1, ...),
+    (slice(None), -1),
+    (slice(0, 3, 2), None, slice(None, None, -1)),
+    (slice(0, 3, 2), slice(None, None, -1)),
+    (..., slice(1, 3)),
+    np.array([[True, False, True, True]] * 3),
+    np.array([2, 0, 2, 2]),
+    (np.array([0, 1, 1]), np.array([3, 0, 0])),
+    (slice(None), (1, 1)),
+    (slice(None), [1, 1]),
+    [0, 0],
+    (slice(None), np.array([1, 1, 3])),
+    (np.array([[0], [2]]), slice(1, None)),
+    (np.array([True, False, True]), 2),
 )
-for key, standard in KEYS:
+for key in KEYS:
     row(
         "getitem",
         real(3, 4),
         minigrad=lambda x, key=key: x[key_for(x, key)],
         numpy=lambda x, key=key: x[key],
         torch=None if "-1)" in str(key) else lambda x, key=key: x[torch_key(key)],
-        standard=standard,
     )
 
 
@@ -411,15 +409,15 @@ def numpy_scatter(x: np.ndarray, key: Any, sizes: tuple[int, ...]) -> np.ndarray
     return out
 
 
-for key, value, standard in (
-    (1, real(4), False),
-    ((1, ...), real(4), True),
-    ((slice(None), 2), real(), True),
-    ((..., slice(1, 3)), real(3, 2), True),
-    (np.array([[True, False, True, True]] * 3), real(), True),
-    (np.array([2, 0, 2]), real(3, 4), False),  # writes a row twice, which torch's gradient gets wrong
-    ((np.array([0, 1]), np.array([3, 0])), real(2), False),
-    ((0, (1, 1)), real(2), False),  # the same
+for key, value in (
+    (1, real(4)),
+    ((1, ...), real(4)),
+    ((slice(None), 2), real()),
+    ((..., slice(1, 3)), real(3, 2)),
+    (np.array([[True, False, True, True]] * 3), real()),
+    (np.array([2, 0, 2]), real(3, 4)),  # writes a row twice, which torch's gradient gets wrong
+    ((np.array([0, 1]), np.array([3, 0])), real(2)),
+    ((0, (1, 1)), real(2)),  # the same
 ):
     row(
         "setitem",
@@ -430,7 +428,6 @@ for key, value, standard in (
         torch=None
         if "[2 0 2]" in str(key) or "(1, 1)" in str(key)
         else lambda x, v, key=key: torch_setitem(x, v, key),
-        standard=standard,
     )
 for key in (np.array([2, 0, 2]), np.array([1, 1, 1])):
     row(
@@ -439,12 +436,11 @@ for key in (np.array([2, 0, 2]), np.array([1, 1, 1])):
         minigrad=lambda x, key=key: mg.ops.scatter(x, key_for(x, key)._data, (5, 4)),
         numpy=lambda x, key=key: numpy_scatter(x, key, (5, 4)),
         torch=None,
-        standard=False,
     )
 by_axis = {"torch": lambda x, i, axis: x.index_select(axis, i)}
-row("take", real(3, 4), ints(5, high=3), settings={"axis": 0}, standard=False, **by_axis)
-row("take", real(3, 4), ints(5, high=4), settings={"axis": 1}, standard=False, **by_axis)
-row("take", real(3, 4), ints(2, 2, high=12), torch="take", standard=False)
+row("take", real(3, 4), ints(5, high=3), settings={"axis": 0}, **by_axis)
+row("take", real(3, 4), ints(5, high=4), settings={"axis": 1}, **by_axis)
+row("take", real(3, 4), ints(2, 2, high=12), torch="take")
 row("take_along_axis", real(3, 4), ints(3, 2, high=4), settings={"axis": 1}, torch=None)
 row("take_along_axis", real(3, 4), ints(1, 4, high=3), settings={"axis": 0}, torch=None)
 row("take_along_axis", real(3, 4), ints(1, 2, high=4), settings={"axis": 1}, torch=None)
@@ -689,7 +685,6 @@ for reduction, smoothing in (("mean", 0.0), ("sum", 0.1), ("none", 0.3)):
         ),
         numpy=lambda x, r=reduction, s=smoothing: numpy_cross_entropy(x, r, s),
         torch=None,  # see test_nn.py
-        standard=False,
     )
 for name in ("zeros_like", "ones_like"):
     row(name, real(2, 3), differentiable=False)

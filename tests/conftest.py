@@ -30,20 +30,6 @@ def from_strict(array: Any) -> np.ndarray:
     return np.asarray(array.to_device(strict.Device("CPU_DEVICE")))
 
 
-def _add_at(target: Any, key: Any, values: Any) -> None:
-    """`add.at`, which NumPy and CuPy have beyond the standard."""
-    keys = tuple(
-        from_strict(k) if hasattr(k, "to_device") else k for k in (key if isinstance(key, tuple) else (key,))
-    )
-    total = from_strict(target).copy()
-    np.add.at(total, keys, from_strict(values))
-    target[...] = to_strict(total)
-
-
-def _einsum(subscripts: str, *operands: Any, optimize: bool = False) -> Any:
-    return to_strict(np.asarray(np.einsum(subscripts, *map(from_strict, operands), optimize=optimize)))
-
-
 def _on_device(name: str) -> Any:
     """A function of the namespace that makes arrays on DEVICE, and takes NumPy's dtypes, as CuPy does."""
 
@@ -62,13 +48,6 @@ def _astype(x: Any, dtype: Any) -> Any:
     return strict.astype(x, getattr(strict, np.dtype(dtype).name) if _is_numpy(dtype) else dtype)
 
 
-class _Add:
-    """The standard's `add`, with NumPy's `add.at`."""
-
-    __call__ = staticmethod(strict.add)
-    at = staticmethod(_add_at)
-
-
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that the flag is experimental
     strict.set_array_api_strict_flags(api_version="2024.12")
@@ -80,9 +59,7 @@ register(
             **{
                 **vars(strict),
                 **{name: _on_device(name) for name in CREATION},
-                "add": _Add(),
                 "astype": _astype,
-                "einsum": _einsum,
                 "linalg": strict.linalg,  # which is loaded when it is asked for
             }
         ),

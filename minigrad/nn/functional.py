@@ -7,6 +7,7 @@ import numpy
 
 from .. import ops, random
 from ..autograd import wrap
+from ..backend import is_floating, namespace
 from ..ops import gelu, linear, relu, sigmoid, silu, softplus, tanh
 from ..ops.indexing import grid
 from ..ops.losses import cross_entropy_of
@@ -82,7 +83,7 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: got input of shape {shape}, label_smoothing={label_smoothing}")
     axis = 0 if len(shape) == 1 else 1
     classes = shape[axis]
-    if target.dtype.kind == "f":
+    if is_floating(target.dtype):
         if target.shape != shape:
             raise ValueError(
                 f"cross_entropy: probabilities need the input's shape, got {target.shape} and {shape}"
@@ -107,12 +108,13 @@ def _check_classes(target: Tensor, shape: tuple[int, ...], axis: int) -> None:
             f"cross_entropy: class indices need the input's shape without its class axis, got {target.shape} "
             f"for input {shape}; class probabilities must be floats"
         )
-    if target.dtype.kind not in "iu":
+    if "int" not in str(target.dtype):
         raise TypeError(f"cross_entropy: class indices must be integers, got {target.dtype}")
     # An array library reads a negative index from the end, and CuPy one that is too large, too.
     array = target._data
+    xp = namespace("cross_entropy", [array])
     if array.size and (
-        array.min() < 0 or (not isinstance(array, numpy.ndarray) and array.max() >= shape[axis])
+        xp.min(array) < 0 or (not isinstance(array, numpy.ndarray) and xp.max(array) >= shape[axis])
     ):
         raise IndexError(
             f"cross_entropy: class indices must be from 0 to {shape[axis] - 1}, got "

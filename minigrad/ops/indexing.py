@@ -9,6 +9,7 @@ from typing import Any
 from ..autograd import Variable
 from ..backend import cast, check_axis, create, is_floating, namespace, of
 from ..primitive import primitive
+from . import beyond
 from .shaping import broadcast_to, reshape
 
 
@@ -45,7 +46,7 @@ def _scattered(g, shape, key, twice) -> Any:
 
 @primitive(x=_scattered)
 def _getitem(xp, x, key, twice) -> Any:
-    return x[key]
+    return beyond.read(xp, x, key)
 
 
 def getitem(x, key) -> Any:
@@ -62,9 +63,9 @@ def scatter(xp, x, key, sizes, twice=True) -> Any:
     """
     out = create(xp, "zeros", sizes, dtype=x.dtype, like=x)
     if twice:
-        xp.add.at(out, key, x)
+        beyond.add_at(xp, out, key, x)
     else:
-        out[key] = x
+        beyond.write(xp, out, key, x)
     return out
 
 
@@ -80,7 +81,7 @@ def _written(g, key, twice) -> Any:
 @primitive(x=_overwritten, value=_written)
 def _setitem(xp, x, key, value, twice) -> Any:
     out = xp.asarray(x, copy=True)
-    out[key] = value
+    beyond.write(xp, out, key, value)
     return out
 
 
@@ -88,10 +89,10 @@ def _setitem(xp, x, key, value, twice) -> Any:
 def _last_writes(xp, x, key):
     """1 for each place of the key that was written last, 0 for those overwritten by a later one."""
     writer = create(xp, "zeros", x.shape, dtype=int, like=x)
-    part = writer[key]
+    part = beyond.read(xp, writer, key)
     order = xp.reshape(create(xp, "arange", part.size, like=x), part.shape)
-    writer[key] = order
-    return cast(xp, writer[key] == order, x.dtype)
+    beyond.write(xp, writer, key, order)
+    return cast(xp, beyond.read(xp, writer, key) == order, x.dtype)
 
 
 def setitem(x, key, value) -> Any:
@@ -104,9 +105,16 @@ def setitem(x, key, value) -> Any:
     return _setitem(x, key, value, twice)
 
 
-@primitive(x=lambda g, shape, indices, axis: scatter(g, (*[slice(None)] * axis, indices, ...), shape))
+def _take_dx(g, shape, indices, axis) -> Any:
+    indices = indices._data if isinstance(indices, Variable) else indices
+    return scatter(g, (*[slice(None)] * axis, indices, ...), shape)
+
+
+@primitive(x=_take_dx)
 def _take(xp, x, indices, axis):
-    return xp.take(x, indices, axis=axis)
+    if indices.ndim == 1:
+        return xp.take(x, indices, axis=axis)
+    return beyond.read(xp, x, (*[slice(None)] * axis, indices, ...))
 
 
 def take(x, indices, axis=None) -> Any:

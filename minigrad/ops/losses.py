@@ -4,6 +4,7 @@ from typing import Any
 
 from ..autograd import Variable
 from ..primitive import primitive
+from . import beyond
 from .reductions import softmax
 
 
@@ -11,7 +12,10 @@ def _cross_entropy_dx(xp, g, x: Any, key, axis, factor, smoothing):
     """p - q, of the probabilities p that x stands for and the smoothed targets q."""
     # On tensors p must depend on x as softmax does, so that it can be differentiated again.
     p: Any = softmax(x, axis) if isinstance(x, Variable) else xp.exp(x)
-    p[key] = p[key] - (1 - smoothing)
+    if isinstance(p, Variable):
+        p[key] = p[key] - (1 - smoothing)
+    else:
+        beyond.write(xp, p, key, beyond.read(xp, p, key) - (1 - smoothing))
     if smoothing:
         p = p - smoothing / p.shape[axis]
     if g.shape != ():
@@ -33,7 +37,7 @@ def cross_entropy_of(xp, x, key, axis, factor, smoothing, summed) -> Any:
     `key` reads the target class at each place (see `indexing.grid`), and so no element twice.
     `smoothing` is the part of each target that is spread evenly over the classes.
     """
-    picked = x[key]
+    picked = beyond.read(xp, x, key)
     if smoothing:
         picked = (1 - smoothing) * picked + smoothing * xp.mean(x, axis=axis)
     return (xp.sum(picked) if summed else picked) * factor
