@@ -63,7 +63,8 @@ _by_type: dict[type, Backend] = {}
 def register(backend: Backend) -> None:
     """Add a backend of your own: any namespace that conforms to the Array API standard.
 
-    Beyond the standard, the ops use `einsum` and `add.at`, as NumPy and CuPy spell them.
+    What the ops use beyond the standard is in `ops/beyond.py`: where a namespace lacks it, a slower
+    fallback serves.
     """
     _loaded[backend.name] = backend
     _by_type[backend.array] = backend

@@ -7,7 +7,7 @@ slow, with a Python loop over the elements that are written.
 import math
 from typing import Any
 
-from ..backend import create, numpy_namespace
+from ..backend import cast, create, numpy_namespace
 
 # --- keys of slices, integer arrays and masks together ----------------------------------------------
 
@@ -26,7 +26,7 @@ def read(xp, x, key) -> Any:
 
 
 def write(xp, out, key, value) -> None:
-    """out[key] = value. (The standard has no integer arrays in the key.) Of two writes the later one stays."""
+    """out[key] = value. (The standard has no integer arrays in it.) Of two writes the later stays."""
     if _indexes_as_numpy(xp):
         out[key] = value
         return
@@ -114,7 +114,7 @@ def einsum(xp, subscripts, *operands) -> Any:
         return xp.einsum(subscripts, *operands, optimize=len(operands) > 2)
     inputs, _, output = subscripts.partition("->")
     letters = output + "".join(c for c in dict.fromkeys(inputs) if c not in output + ",")
-    product = None
+    product: Any = None
     for term, x in zip(inputs.split(","), operands, strict=True):
         # Each operand with an axis for every letter: one that stands twice in it reads a diagonal.
         key = tuple(
@@ -126,7 +126,12 @@ def einsum(xp, subscripts, *operands) -> Any:
     return xp.sum(product, axis=tuple(range(len(output), len(letters))), dtype=product.dtype)
 
 
-# --- functions that the standard has, but not every NumPy or CuPy ----------------------------------
+# --- what is in the standard, but not everywhere alike ----------------------------------------------
+
+
+def orderly(xp, x) -> Any:
+    """x, or integers that have its order: not everywhere can bools be sorted and searched."""
+    return cast(xp, x, xp.uint8) if "bool" in str(x.dtype) else x
 
 
 def argsort(xp, x, axis) -> Any:

@@ -11,10 +11,11 @@ from .reductions import softmax
 def _cross_entropy_dx(xp, g, x: Any, key, axis, factor, smoothing):
     """p - q, of the probabilities p that x stands for and the smoothed targets q."""
     # On tensors p must depend on x as softmax does, so that it can be differentiated again.
-    p: Any = softmax(x, axis) if isinstance(x, Variable) else xp.exp(x)
-    if isinstance(p, Variable):
+    if isinstance(x, Variable):
+        p: Any = softmax(x, axis)
         p[key] = p[key] - (1 - smoothing)
     else:
+        p = xp.exp(x)
         beyond.write(xp, p, key, beyond.read(xp, p, key) - (1 - smoothing))
     if smoothing:
         p = p - smoothing / p.shape[axis]
