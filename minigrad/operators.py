@@ -64,7 +64,15 @@ class Operators(Variable):
     __isub__ = _in_place("-=", ops.subtract)
     __imul__ = _in_place("*=", ops.multiply)
     __itruediv__ = _in_place("/=", ops.divide)
+    __ifloordiv__ = _in_place("//=", ops.floor_divide)
+    __imod__ = _in_place("%=", ops.remainder)
     __ipow__ = _in_place("**=", ops.pow)
+    __imatmul__ = _in_place("@=", ops.matmul)
+    __iand__ = _in_place("&=", ops.bitwise_and)
+    __ior__ = _in_place("|=", ops.bitwise_or)
+    __ixor__ = _in_place("^=", ops.bitwise_xor)
+    __ilshift__ = _in_place("<<=", ops.bitwise_left_shift)
+    __irshift__ = _in_place(">>=", ops.bitwise_right_shift)
 
     __eq__ = ops.equal
     __hash__ = object.__hash__  # two tensors of equal values are two tensors
@@ -86,10 +94,15 @@ class Operators(Variable):
     any = ops.any
     argmax = ops.argmax
     argmin = ops.argmin
+    argsort = ops.argsort
     astype = ops.astype
     broadcast_to = ops.broadcast_to
     clip = ops.clip
     cos = ops.cos
+    count_nonzero = ops.count_nonzero
+    cumprod = ops.cumprod
+    cumsum = ops.cumsum
+    cumulative_prod = ops.cumulative_prod
     cumulative_sum = ops.cumulative_sum
     exp = ops.exp
     expand_dims = ops.expand_dims
@@ -101,23 +114,33 @@ class Operators(Variable):
     matmul = ops.matmul
     max = ops.max
     mean = ops.mean
+    median = ops.median
     min = ops.min
+    nonzero = ops.nonzero
     pow = ops.pow
     prod = ops.prod
+    quantile = ops.quantile
+    ravel = ops.ravel
     relu = ops.relu
+    repeat = ops.repeat
     round = ops.round
     sigmoid = ops.sigmoid
     sin = ops.sin
     softmax = ops.softmax
+    sort = ops.sort
+    split = ops.split
     sqrt = ops.sqrt
     square = ops.square
     squeeze = ops.squeeze
     std = ops.std
     sum = ops.sum
+    swapaxes = ops.swapaxes
     take = ops.take
     tanh = ops.tanh
+    topk = ops.topk
     tril = ops.tril
     triu = ops.triu
+    unstack = ops.unstack
     var = ops.var
 
     def reshape(self, *shape: Any) -> Any:

@@ -145,6 +145,10 @@ binary("maximum", y=real(low=0.0))
 binary("minimum", y=real(low=0.0))
 binary("atan2", x=positive)
 binary("hypot", x=positive)
+binary("copysign", x=positive, y=real(low=0.2))
+binary("copysign", x=real(low=-2.0, high=-0.3), y=real(low=0.2))
+binary("copysign", x=positive, y=real(high=-0.2))
+binary("nextafter", torch=None)
 binary("logaddexp")
 for name in ("negative", "positive", "square", "exp", "expm1", "sin", "cos"):
     unary(name)
@@ -166,6 +170,10 @@ row("clip", real(3, 4), settings={"min": -0.5, "max": 0.7}, elementwise=True, **
 row("clip", real(3, 4), settings={"min": 0.1}, numpy=lambda x, min: np.maximum(x, min), torch="clamp")
 row("clip", real(3, 4), settings={"max": 0.1}, numpy=lambda x, max: np.minimum(x, max), torch="clamp")
 row("clip", real(3, 4), real(4, low=-1.0, high=-0.1), real(3, 1, low=0.1, high=1.0), **clip)
+for name in ("conj", "real"):
+    unary(name)
+    row(name, ints(2, 3), differentiable=False)
+unary("imag", differentiable=False, torch=None)
 row("where", bools(2, 3), real(2, 3), real(2, 3))
 row("where", bools(2, 1), real(3), real(2, 3))
 row(
@@ -189,7 +197,7 @@ for name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equ
     }
     binary(name, x=ints(), y=ints(), differentiable=False, torch=torch_name[name])
     row(name, real(2, 3), real(3), differentiable=False, torch=torch_name[name])
-for name in ("isnan", "isinf", "isfinite"):
+for name in ("isnan", "isinf", "isfinite", "signbit"):
     row(name, real(2, 3), differentiable=False)
 row("logical_not", bools(2, 3), differentiable=False)
 row("bitwise_invert", bools(2, 3), differentiable=False, torch="bitwise_not")
@@ -241,6 +249,21 @@ for name, how in (
     for settings in AXES:
         row(name, real(2, 3, 2), settings=settings, **{"torch": torch_reduction(name), **how})
     row(name, real(), **{"torch": torch_reduction(name), **how})
+for name in ("sum", "prod"):
+    for shape in ((3,), (2, 3), ()):
+        row(name, real(*shape), settings={"dtype": np.float64}, minigrad=getattr(mg, name), torch=None)
+    row(
+        name,
+        ints(2, 3, low=1, high=4),
+        settings={"axis": 1, "dtype": np.float32},
+        differentiable=False,
+        torch=None,
+    )
+    row(name, bools(2, 3), settings={"axis": 0, "dtype": np.int32}, differentiable=False, torch=None)
+for settings in AXES:
+    row("count_nonzero", ints(2, 3, 2), settings=settings, differentiable=False, torch=None)
+row("count_nonzero", real(3), differentiable=False)
+row("count_nonzero", bools(2, 3), differentiable=False)
 for name in ("var", "std"):
     for settings in ({}, {"axis": 0, "correction": 1.0}, {"axis": (0, 2), "keepdims": True}):
         row(
@@ -259,8 +282,65 @@ def softmax(x: np.ndarray, axis: int) -> np.ndarray:
 for axis in (0, -1):
     row("softmax", real(3, 4), settings={"axis": axis}, numpy=softmax)
     row("log_softmax", real(3, 4), settings={"axis": axis}, numpy=lambda x, axis: np.log(softmax(x, axis)))
-    row("cumulative_sum", real(3, 4), settings={"axis": axis}, numpy=np.cumsum, torch="cumsum")
-row("cumulative_sum", real(4), numpy=np.cumsum, torch=lambda x: x.cumsum(0))
+
+
+def running(f: Callable[..., np.ndarray], initial: float) -> Callable[..., np.ndarray]:
+    """NumPy's cumsum or cumprod with the standard's settings."""
+
+    def compute(x: np.ndarray, axis: int = 0, dtype: Any = None, include_initial: bool = False) -> np.ndarray:
+        if include_initial:
+            first = np.full_like(np.take(x, [0], axis=axis), initial)
+            x = np.concatenate([first, x], axis=axis)
+        return f(x, axis=axis, dtype=dtype)
+
+    return compute
+
+
+def torch_running(name: str) -> Callable[..., Any]:
+    return lambda x, axis=0: getattr(torch(), name)(x, axis)
+
+
+for name, f, initial in (("cumulative_sum", np.cumsum, 0.0), ("cumulative_prod", np.cumprod, 1.0)):
+    how: dict[str, Any] = {"numpy": running(f, initial)}
+    for shape, axis in (((3, 4), 0), ((3, 4), -1), ((2, 3, 2), 1), ((1, 5), 1)):
+        row(name, real(*shape), settings={"axis": axis}, torch=torch_running(f.__name__), **how)
+    row(name, real(4), torch=torch_running(f.__name__), **how)
+    row(name, real(4), settings={"include_initial": True}, minigrad=getattr(mg, name), torch=None, **how)
+    row(
+        name,
+        real(2, 3),
+        settings={"axis": 1, "include_initial": True},
+        minigrad=getattr(mg, name),
+        torch=None,
+        **how,
+    )
+    row(
+        name,
+        real(2, 3),
+        settings={"axis": 0, "dtype": np.float64},
+        minigrad=getattr(mg, name),
+        torch=None,
+        **how,
+    )
+    row(name, bools(2, 3), settings={"axis": 1, "dtype": np.int32}, differentiable=False, torch=None, **how)
+for shape, settings in (
+    ((4,), {}),
+    ((3, 4), {"axis": 0}),
+    ((2, 5, 2), {"n": 2, "axis": 1}),
+    ((2, 3), {"n": 0}),
+    ((2, 3), {"prepend": 0.5, "append": 1.5}),
+):
+    row("diff", real(*shape), settings=settings, torch=None if "append" in settings else "")
+row(
+    "diff",
+    real(2, 3),
+    real(2, 1),
+    real(2, 2),
+    minigrad=lambda x, a, b: mg.diff(x, prepend=a, append=b),
+    numpy=lambda x, a, b: np.diff(x, prepend=a, append=b),
+    torch=lambda x, a, b: torch().diff(x, prepend=a, append=b),
+)
+row("diff", bools(2, 4), differentiable=False)
 for name in ("argmax", "argmin"):
     for settings in ({}, {"axis": 1}, {"axis": 0, "keepdims": True}):
         row(name, real(3, 4), settings=settings, differentiable=False, torch=None)
@@ -282,6 +362,17 @@ row(
 row("transpose", real(2, 3, 4), torch=lambda x: x.permute(2, 1, 0))
 row("transpose", real(2, 3, 4), settings={"axes": (1, 0, 2)}, torch=lambda x, axes: x.permute(axes))
 row("matrix_transpose", real(2, 3, 4), numpy=lambda x: x.swapaxes(-1, -2), torch=lambda x: x.mT)
+row(
+    "swapaxes",
+    real(2, 3, 4),
+    settings={"axis1": 0, "axis2": -1},
+    numpy=lambda x, axis1, axis2: np.swapaxes(x, axis1, axis2),
+    torch=lambda x, axis1, axis2: x.swapaxes(axis1, axis2),
+)
+row("swapaxes", real(2, 3), settings={"axis1": 1, "axis2": 1}, numpy=lambda x, axis1, axis2: x, torch=None)
+row("swapaxes", real(2, 3), settings={"axis1": 1, "axis2": 0}, numpy=lambda x, axis1, axis2: x.T, torch=None)
+for shape in ((2, 3), (3,), ()):
+    row("ravel", real(*shape))
 row("moveaxis", real(2, 3, 4), settings={"source": 0, "destination": -1})
 row("moveaxis", real(2, 3, 4), settings={"source": (0, 1), "destination": (-1, 0)})
 row("expand_dims", real(2, 3), settings={"axis": 1}, torch=lambda x, axis: x.unsqueeze(axis))
@@ -290,6 +381,23 @@ row("squeeze", real(2, 1, 3, 1))
 row("flatten", real(2, 3, 2), settings={"start_dim": 1}, numpy=lambda x, start_dim: x.reshape(2, 6))
 row("flatten", real(), numpy=lambda x: x.reshape(1))
 row("broadcast_to", real(3, 1), settings={"shape": (2, 3, 4)}, torch=lambda x, shape: x.expand(shape))
+for shapes in (((2, 1), (3,)), ((), (2,)), ((2, 3), (1, 3))):
+    row(
+        "broadcast_arrays",
+        *(real(*shape) for shape in shapes),
+        minigrad=lambda *x: mg.stack(mg.broadcast_arrays(*x)),
+        numpy=lambda *x: np.stack(np.broadcast_arrays(*x)),
+        torch=lambda *x: torch().stack(torch().broadcast_tensors(*x)),
+    )
+for sizes, settings in (((2, 3), {}), ((2, 3), {"indexing": "ij"}), ((2, 3, 1), {}), ((3,), {})):
+    row(
+        "meshgrid",
+        *(real(size) for size in sizes),
+        settings=settings,
+        minigrad=lambda *x, **s: mg.stack(mg.meshgrid(*x, **s)),
+        numpy=lambda *x, **s: np.stack(np.meshgrid(*x, **s)),
+        torch=lambda *x, indexing="xy": torch().stack(torch().meshgrid(*x, indexing=indexing)),
+    )
 for settings in ({}, {"axis": 1}, {"axis": -1}, {"axis": None}):
     row(
         "concat",
@@ -319,8 +427,57 @@ for settings in ({}, {"axis": 1}, {"axis": -1}):
         numpy=lambda *x, **s: np.stack(x, **s),
         torch=lambda *x, axis=0: torch().stack(x, axis),
     )
-
-
+for shape, axis in (((3,), 0), ((2, 3), 1), ((2, 3, 2), -2)):
+    row(
+        "unstack",
+        real(*shape),
+        settings={"axis": axis},
+        minigrad=lambda x, axis: mg.stack([v * (i + 1) for i, v in enumerate(mg.unstack(x, axis))]),
+        numpy=lambda x, axis: np.stack([v * (i + 1) for i, v in enumerate(np.moveaxis(x, axis, 0))]),
+        torch=lambda x, axis: torch().stack([v * (i + 1) for i, v in enumerate(x.unbind(axis))]),
+    )
+for shape, cuts, axis in (((6,), 3, 0), ((2, 4), 2, 1), ((3, 2), [1], 0), ((2, 5), [1, 1, 4], -1)):
+    row(
+        "split",
+        real(*shape),
+        settings={"indices_or_sections": cuts, "axis": axis},
+        minigrad=lambda x, **s: mg.concat([v * (i + 1) for i, v in enumerate(mg.split(x, **s))], s["axis"]),
+        numpy=lambda x, **s: np.concatenate([v * (i + 1) for i, v in enumerate(np.split(x, **s))], s["axis"]),
+        torch=lambda x, **s: torch().cat(
+            [v * (i + 1) for i, v in enumerate(torch().tensor_split(x, *s.values()))], s["axis"]
+        ),
+    )
+repeating = {"torch": lambda x, repeats, axis=None: x.repeat_interleave(torch().tensor(repeats), axis)}
+for shape, settings in (
+    ((3,), {"repeats": 2}),
+    ((2, 3), {"repeats": 3, "axis": 0}),
+    ((2, 3), {"repeats": 2}),
+    ((2, 3), {"repeats": [1, 0, 2], "axis": -1}),
+    ((2, 2, 2), {"repeats": (2, 1), "axis": 1}),
+    ((3,), {"repeats": [2]}),
+):
+    row("repeat", real(*shape), settings=settings, **repeating)
+row(
+    "repeat",
+    real(2, 3),
+    ints(2, high=3),
+    settings={"axis": 0},
+    torch=lambda x, n, axis: x.repeat_interleave(n, axis),
+)
+for shape, repetitions in (
+    ((3,), (2,)),
+    ((2, 3), (2, 1)),
+    ((2, 1), (2, 1, 3)),
+    ((2, 1, 2), (3,)),
+    ((), (2,)),
+):
+    row(
+        "tile",
+        real(*shape),
+        settings={"repetitions": repetitions},
+        numpy=lambda x, repetitions: np.tile(x, repetitions),
+        torch=lambda x, repetitions: x.tile(repetitions),
+    )
 row("flip", real(2, 3), torch=lambda x: x.flip((0, 1)))
 row("flip", real(2, 3), settings={"axis": 1}, torch=lambda x, axis: x.flip(axis))
 row("flip", real(2, 3, 2), settings={"axis": (0, 2)}, torch=lambda x, axis: x.flip(axis))
@@ -444,6 +601,137 @@ row("take", real(3, 4), ints(2, 2, high=12), torch="take")
 row("take_along_axis", real(3, 4), ints(3, 2, high=4), settings={"axis": 1}, torch=None)
 row("take_along_axis", real(3, 4), ints(1, 4, high=3), settings={"axis": 0}, torch=None)
 row("take_along_axis", real(3, 4), ints(1, 2, high=4), settings={"axis": 1}, torch=None)
+
+# --- sorting and searching -------------------------------------------------------------------------
+
+
+def numpy_sort(x: np.ndarray, axis: int = -1, descending: bool = False, stable: bool = True) -> np.ndarray:
+    return -np.sort(-x, axis=axis) if descending else np.sort(x, axis=axis)
+
+
+def numpy_argsort(x: np.ndarray, axis: int = -1, descending: bool = False, stable: bool = True) -> np.ndarray:
+    return np.argsort(-x if descending else x, axis=axis, kind="stable")
+
+
+def torch_sort(x: Any, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    return torch().sort(x, dim=axis, descending=descending, stable=stable).values
+
+
+for shape, settings in (
+    ((5,), {}),
+    ((3, 4), {"axis": 0}),
+    ((2, 3, 4), {"axis": 1, "descending": True}),
+    ((2, 4), {"descending": True, "stable": False}),
+    ((1,), {}),
+):
+    row("sort", real(*shape), settings=settings, numpy=numpy_sort, torch=torch_sort)
+    for draw in (real(*shape), ints(*shape, high=3)):
+        row(
+            "argsort",
+            draw,
+            settings=settings,
+            numpy=numpy_argsort,
+            torch=lambda x, axis=-1, descending=False, stable=True: (
+                torch().sort(x, dim=axis, descending=descending, stable=True).indices
+            ),
+            differentiable=False,
+        )
+for shape, settings in (
+    ((5,), {"k": 2}),
+    ((3, 4), {"k": 3, "axis": 0}),
+    ((2, 3, 4), {"k": 1, "axis": 1, "largest": False}),
+    ((2, 3), {"k": 3}),
+):
+    how = {"settings": settings, "numpy": None}
+    row(
+        "topk",
+        real(*shape),
+        settings=settings,
+        minigrad=lambda x, **s: mg.topk(x, **s).values,
+        numpy=lambda x, k, axis=-1, largest=True: np.take(
+            numpy_sort(x, axis, largest), np.arange(k), axis=axis
+        ),
+        torch=lambda x, k, axis=-1, largest=True: torch().topk(x, k, axis, largest).values,
+    )
+    row(
+        "topk",
+        real(*shape),
+        settings=settings,
+        minigrad=lambda x, **s: mg.topk(x, **s).indices,
+        numpy=lambda x, k, axis=-1, largest=True: np.take(
+            numpy_argsort(x, axis, largest), np.arange(k), axis=axis
+        ),
+        torch=lambda x, k, axis=-1, largest=True: torch().topk(x, k, axis, largest).indices,
+        differentiable=False,
+    )
+for shape in ((5,), (4,), ()):
+    row("median", real(*shape), torch=None)
+for settings in ({"axis": 0}, {"axis": -1, "keepdims": True}, {"axis": (0, 2)}, {"keepdims": True}):
+    row("median", real(2, 3, 4), settings=settings, torch=None)
+row("median", ints(2, 5, high=9), settings={"axis": 1}, differentiable=False, torch=None)
+
+
+def torch_quantile(x: Any, q: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    return torch().quantile(x, torch().tensor(q, dtype=x.dtype), dim=axis, keepdim=keepdims)
+
+
+for shape, settings in (
+    ((5,), {"q": 0.3}),
+    ((2, 3), {"q": 1.0}),
+    ((2, 4), {"q": [0.1, 0.5, 0.0], "axis": 1}),
+    ((2, 3, 4), {"q": 0.7, "axis": 0, "keepdims": True}),
+):
+    row("quantile", real(*shape), settings=settings, torch=torch_quantile)
+row("quantile", real(2, 3, 4), settings={"q": [0.4], "axis": (0, 2), "keepdims": True}, torch=None)
+row(
+    "searchsorted",
+    ints(1, low=1, high=2),
+    ints(2, 3, high=3),
+    minigrad=lambda x, y: mg.searchsorted(x, y),
+    torch=lambda x, y: torch().searchsorted(x, y),
+    differentiable=False,
+)
+side: Any
+for side in ("left", "right"):
+    for shape in ((4,), (2, 3), ()):
+        row(
+            "searchsorted",
+            ints(5, high=4),
+            ints(*shape, low=-1, high=5),
+            minigrad=lambda x, y, side=side: mg.searchsorted(x, y, side=side, sorter=mg.argsort(x)),
+            numpy=lambda x, y, side=side: np.searchsorted(np.sort(x), y, side=side),
+            torch=lambda x, y, side=side: torch().searchsorted(torch().sort(x).values, y, side=side),
+            differentiable=False,
+        )
+for draw in (real(3), ints(2, 3), bools(2, 2, 2)):
+    row(
+        "nonzero",
+        draw,
+        minigrad=lambda x: mg.stack(mg.nonzero(x)),
+        numpy=lambda x: np.stack(np.nonzero(x)),
+        torch=lambda x: torch().stack(torch().nonzero(x, as_tuple=True)),
+        differentiable=False,
+    )
+for shape, values in (((3,), (2,)), ((2, 3), (2, 2)), ((), (4,))):
+    row("isin", ints(*shape, high=5), ints(*values, high=5), differentiable=False)
+row("isin", ints(2, 3, high=5), ints(3, high=5), settings={"invert": True}, differentiable=False)
+for shape in ((4,), (2, 3), ()):
+    row("unique_values", real(*shape), numpy=np.unique, torch=None)
+    row(
+        "unique_counts",
+        real(*shape),
+        minigrad=lambda x: mg.unique_counts(x).values,
+        numpy=np.unique,
+        torch=None,
+    )
+    row(
+        "unique_inverse",
+        real(*shape),
+        minigrad=lambda x: mg.unique_inverse(x).values,
+        numpy=np.unique,
+        torch=None,
+    )
+    row("unique_all", real(*shape), minigrad=lambda x: mg.unique_all(x).values, numpy=np.unique, torch=None)
 
 # --- products --------------------------------------------------------------------------------------
 

@@ -51,6 +51,11 @@ def isfinite(x) -> Any:
 
 
 @elementwise()
+def signbit(x) -> Any:
+    """Whether the sign bit of x is set, as it is in -0.0 and in a negative NaN."""
+
+
+@elementwise()
 def logical_not(x) -> Any:
     """not x, of bools."""
 

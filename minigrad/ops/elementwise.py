@@ -135,6 +135,22 @@ def sign(x) -> Any:
     """-1, 0 or 1. Its derivative is 0."""
 
 
+@elementwise(x=lambda xp, g, x, y: g * xp.sign(x) * xp.copysign(xp.ones_like(g), y), y=_nothing)
+def copysign(x, y) -> Any:
+    """The magnitude of x with the sign of y, also of a zero or a NaN. Integers become floats.
+
+    The derivative by x is 1 or -1, and 0 where x is 0, as that of `abs`; the derivative by y is 0.
+    """
+
+
+@elementwise(x=lambda g: g, y=_nothing)
+def nextafter(x, y) -> Any:
+    """The next floating-point number after x in the direction of y.
+
+    It is x but for a rounding error, so its derivative by x is 1, and by y 0. (torch has none.)
+    """
+
+
 @elementwise(x=lambda g, out: g / (2 * out))
 def sqrt(x) -> Any:
     """The square root. Its derivative at 0 is infinite."""
@@ -176,6 +192,25 @@ def _below(x, min, max):
 
 def _above(x, min, max):
     return (x > max) if min is None else (x > max) | (min > max)
+
+
+# --- of complex numbers, which tensors do not hold ---------------------------------------------------
+
+
+def conj(x) -> Any:
+    """x itself, for it is real."""
+    return x
+
+
+def real(x) -> Any:
+    """x itself, for it is real."""
+    return x
+
+
+@primitive()
+def imag(xp, x) -> Any:
+    """Zeros, for x is real."""
+    return xp.zeros_like(x)
 
 
 # --- rounding: constant almost everywhere ----------------------------------------------------------

@@ -146,6 +146,11 @@ def take_along_axis(x, indices, axis=-1) -> Any:
     return getitem(x, grid(indices._data if isinstance(indices, Variable) else indices, axis))
 
 
+def take_distinct(x, indices, axis) -> Any:
+    """`take_along_axis` for indices that differ along `axis`, as those of a sort do: a faster gradient."""
+    return _getitem(x, grid(indices._data if isinstance(indices, Variable) else indices, axis), False)
+
+
 def grid(indices, axis, inserted=False):
     """The key that reads, at each place of the array `indices`, the element with that index along `axis`.
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from ..primitive import primitive
 from .elementwise import astype
-from .elementwise import sqrt as _sqrt
 
 
 def _axes(axis, ndim):
@@ -41,9 +40,23 @@ def _spread(xp, g, shape, axis, keepdims):
 
 
 @primitive(x=_spread)
-def sum(xp, x, axis=None, keepdims=False) -> Any:
-    """The sum of the elements. Bools and small integers are summed as the default integers."""
+def _sum(xp, x, axis, keepdims):
     return xp.sum(x, axis=axis, keepdims=keepdims)
+
+
+def sum(x, axis=None, keepdims=False, dtype=None) -> Any:
+    """The sum of the elements, in `dtype` if one is given, to which x is converted before.
+
+    Bools and small integers are summed as the default integers.
+    """
+    if dtype is None:
+        return _sum(x, axis, keepdims)
+    return astype(_sum(astype(x, dtype), axis, keepdims), dtype)
+
+
+def count_nonzero(x, axis=None, keepdims=False) -> Any:
+    """How many elements are not 0 (a NaN is not), as an integer."""
+    return sum(astype(x if "bool" in str(x.dtype) else x != 0, int), axis, keepdims)
 
 
 @primitive(
@@ -84,28 +97,19 @@ def _products_of_others(xp, x, axis):
         _kept(xp, g, x.shape, axis, keepdims) * _products_of_others(xp, x, axis)
     )
 )
-def prod(xp, x, axis=None, keepdims=False) -> Any:
-    """The product of the elements."""
+def _prod(xp, x, axis, keepdims):
     return xp.prod(x, axis=axis, keepdims=keepdims)
 
 
-def _running_sum(xp, x, axis):
-    # The standard's name came to NumPy with 2.1.
-    return xp.cumulative_sum(x, axis=axis) if hasattr(xp, "cumulative_sum") else xp.cumsum(x, axis=axis)
+def prod(x, axis=None, keepdims=False, dtype=None) -> Any:
+    """The product of the elements, in `dtype` if one is given, to which x is converted before.
 
-
-@primitive(x=lambda xp, g, axis: xp.flip(_running_sum(xp, xp.flip(g, axis=axis), axis), axis=axis))
-def _cumulative_sum(xp, x, axis):
-    return _running_sum(xp, x, axis)
-
-
-def cumulative_sum(x, axis=None) -> Any:
-    """The sums of the elements up to each one along `axis`, which only a 1-D input may leave out."""
-    if axis is None:
-        if len(x.shape) != 1:
-            raise ValueError(f"cumulative_sum: an input of shape {tuple(x.shape)} needs an axis")
-        axis = 0
-    return _cumulative_sum(x, axis)
+    Bools and small integers are multiplied as the default integers. The gradient is right where elements
+    are 0, too, to any order.
+    """
+    if dtype is None:
+        return _prod(x, axis, keepdims)
+    return astype(_prod(astype(x, dtype), axis, keepdims), dtype)
 
 
 # --- extremes --------------------------------------------------------------------------------------
@@ -163,6 +167,13 @@ def _centred(xp, x, axis):
     return x - xp.mean(x, axis=axis, keepdims=True)
 
 
+def _variance(xp, x, axis, correction, keepdims):
+    n = _count(x.shape, axis)
+    if n <= correction:
+        raise ValueError(f"{n} element(s) are too few for correction={correction}")
+    return xp.sum(xp.square(_centred(xp, x, axis)), axis=axis, keepdims=keepdims) / (n - correction)
+
+
 @primitive(
     x=lambda xp, g, x, axis, correction, keepdims: (
         _kept(xp, g, x.shape, axis, keepdims)
@@ -175,15 +186,19 @@ def var(xp, x, axis=None, correction=0.0, keepdims=False) -> Any:
 
     `correction=1` gives the unbiased estimate, which is torch's default; 0 is the standard's.
     """
-    n = _count(x.shape, axis)
-    if n <= correction:
-        raise ValueError(f"{n} element(s) are too few for correction={correction}")
-    return xp.sum(xp.square(_centred(xp, x, axis)), axis=axis, keepdims=keepdims) / (n - correction)
+    return _variance(xp, x, axis, correction, keepdims)
 
 
-def std(x, axis=None, correction=0.0, keepdims=False) -> Any:
-    """The standard deviation: the square root of `var`."""
-    return _sqrt(var(x, axis, correction, keepdims))
+def _std_dx(xp, g, x, out, axis, correction, keepdims):
+    out = xp.where(out == 0, xp.ones_like(out), out)  # where it is 0, so is the distance from the mean
+    g = _kept(xp, g / out, x.shape, axis, keepdims)
+    return g * _centred(xp, x, axis) * (1 / (_count(x.shape, axis) - correction))
+
+
+@primitive(x=_std_dx)
+def std(xp, x, axis=None, correction=0.0, keepdims=False) -> Any:
+    """The standard deviation: the square root of `var`. Where all elements are equal its gradient is 0."""
+    return xp.sqrt(_variance(xp, x, axis, correction, keepdims))
 
 
 # --- sums of exponentials, safe from overflow ------------------------------------------------------

@@ -6,6 +6,8 @@ Where the array library can give a view (reshape, permute, slices, broadcasting)
 from numbers import Integral
 from typing import Any
 
+import numpy
+
 from ..backend import check_axis, create
 from ..primitive import primitive
 
@@ -15,9 +17,19 @@ def _reshape(xp, x, sizes):
     return xp.reshape(x, sizes)
 
 
-def reshape(x, shape) -> Any:
-    """The same elements in another `shape`: an integer or a tuple, in which one size may be -1."""
+def reshape(x, shape, copy=None) -> Any:
+    """The same elements in another `shape`: an integer or a tuple, in which one size may be -1.
+
+    Memory is shared where it can be, unless with `copy=True`. Since tensors are values that cannot be told
+    from outside, and `copy=False` is no different from None. (In the standard it may raise.)
+    """
+    x = _copy(x) if copy else x
     return _reshape(x, (shape,) if isinstance(shape, int) else shape)
+
+
+@primitive(x=lambda g: g)
+def _copy(xp, x):
+    return xp.asarray(x, copy=True)
 
 
 def _inverse(axes):
@@ -47,6 +59,15 @@ def matrix_transpose(x) -> Any:
     if n < 2:
         raise ValueError(f"matrix_transpose: needs at least 2 axes, got shape {tuple(x.shape)}")
     return permute_dims(x, (*range(n - 2), n - 1, n - 2))
+
+
+def swapaxes(x, axis1, axis2) -> Any:
+    """The two axes swapped. (This is what `torch.transpose` does.)"""
+    n = len(x.shape)
+    axes = list(range(n))
+    i, j = (check_axis("swapaxes", axis, n) for axis in (axis1, axis2))
+    axes[i], axes[j] = j, i
+    return permute_dims(x, tuple(axes))
 
 
 def moveaxis(x, source, destination) -> Any:
@@ -88,6 +109,11 @@ def flatten(x, start_dim=0, end_dim=-1) -> Any:
     return _reshape(x, (*sizes[:start], total, *sizes[end + 1 :]))
 
 
+def ravel(x) -> Any:
+    """All elements along one axis."""
+    return _reshape(x, (-1,))
+
+
 @primitive(x=lambda g: g)  # the engine sums over what was repeated
 def _broadcast_to(xp, x, sizes):
     return xp.broadcast_to(x, sizes)
@@ -98,50 +124,39 @@ def broadcast_to(x, shape) -> Any:
     return _broadcast_to(x, shape)
 
 
-# --- joining and splitting -------------------------------------------------------------------------
+def broadcast_shapes(*shapes) -> tuple[int, ...]:
+    """The shape to which arrays of these shapes broadcast."""
+    try:
+        return numpy.broadcast_shapes(*shapes)
+    except ValueError as error:
+        raise ValueError(f"broadcast_shapes: {' and '.join(map(str, shapes))} do not fit: {error}") from None
 
 
-def _along(axis, ndim, start, stop):
-    """The key that slices one axis."""
-    return (*[slice(None)] * (axis % ndim), slice(start, stop), ...)
+def broadcast_arrays(*arrays) -> list[Any]:
+    """A list of the arrays, each broadcast to the shape that they all broadcast to."""
+    shape = broadcast_shapes(*(tuple(x.shape) for x in arrays))
+    return [broadcast_to(x, shape) for x in arrays]
 
 
-@primitive(arrays=lambda g, i, axis, ends, shape: g[_along(axis, len(shape), ends[i] - shape[axis], ends[i])])
-def _concat(xp, axis, ends, *arrays):
-    return xp.concat(arrays, axis=axis)
+def meshgrid(*arrays, indexing="xy") -> list[Any]:
+    """A grid of coordinates: for each 1-D input an array with an axis for every input.
 
+    With `indexing="ij"` the values of input i run along axis i; with `"xy"`, the default, the first two
+    axes are swapped, as in NumPy. (torch's default is `"ij"`.)
 
-def concat(arrays, axis=0) -> Any:
-    """A list or tuple of tensors joined along an axis that they have; None flattens them first."""
-    if axis is None:
-        arrays, axis = [flatten(x) for x in arrays], 0
-    arrays = _sequence("concat", arrays)
-    ends, end = [], 0
-    for x in arrays:
-        end += x.shape[check_axis("concat", axis, len(x.shape))]
-        ends.append(end)
-    return _concat(axis, tuple(ends), *arrays)
-
-
-concatenate = concat
-
-
-def stack(arrays, axis=0) -> Any:
-    """A list or tuple of tensors of one shape joined along a new axis."""
-    arrays = _sequence("stack", arrays)
-    shapes = [tuple(x.shape) for x in arrays]
-    if len(set(shapes)) > 1:
-        raise ValueError(f"stack: needs inputs of one shape, got {shapes}")
-    return concat([expand_dims(x, axis) for x in arrays], axis)
-
-
-def _sequence(op, arrays):
-    if not isinstance(arrays, (list, tuple)) or not arrays:
-        raise TypeError(f"{op}: expected a non-empty list or tuple of tensors, got {type(arrays).__name__}")
-    for x in arrays:
-        if not hasattr(x, "shape"):
-            raise TypeError(f"{op}: expected tensors in the list, got {type(x).__name__}")
-    return arrays
+    >>> import minigrad as mg
+    >>> rows, columns = mg.meshgrid(mg.arange(2), mg.arange(3), indexing="ij")
+    >>> columns.tolist()
+    [[0, 1, 2], [0, 1, 2]]
+    """
+    n = len(arrays)
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f"meshgrid: indexing must be 'xy' or 'ij', got {indexing!r}")
+    if any(len(x.shape) > 1 for x in arrays):
+        raise ValueError(f"meshgrid: needs inputs of one axis, got shapes {[tuple(x.shape) for x in arrays]}")
+    place = [1, 0, *range(2, n)] if indexing == "xy" and n > 1 else range(n)
+    lines = [reshape(x, (*[1] * i, -1, *[1] * (n - 1 - i))) for i, x in zip(place, arrays, strict=True)]
+    return broadcast_arrays(*lines)
 
 
 # --- borders, and moves within an array -------------------------------------------------------------
