@@ -48,9 +48,9 @@ def cumulative_sum(x, axis=None, dtype=None, include_initial=False) -> Any:
     return result if dtype is None else astype(result, dtype)
 
 
-def _shifted(xp, x, step, fill):
-    """The element that comes `step` places later in each row; `fill` where there is none."""
-    return xp.concat([x[..., step:], xp.full_like(x[..., :step], fill)], axis=-1)
+def _later(xp, x, step):
+    """The element that comes `step` places later in each row; 0 where there is none."""
+    return xp.concat([x[..., step:], xp.zeros_like(x[..., :step])], axis=-1)
 
 
 def _cumulative_prod_dx(xp, g, x, out, axis):
@@ -59,10 +59,10 @@ def _cumulative_prod_dx(xp, g, x, out, axis):
     That sum s satisfies s[k] = g[k] + x[k + 1] s[k + 1]: it is found by doubling, and divides by nothing.
     """
     g, x, out = (moveaxis(v, axis, -1) for v in (g, x, out))
-    total, factor, step = g, _shifted(xp, x, 1, 0), 1
+    total, factor, step = g, _later(xp, x, 1), 1
     while step < x.shape[-1]:
-        total = total + factor * _shifted(xp, total, step, 0)
-        factor = factor * _shifted(xp, factor, step, 0)
+        total = total + factor * _later(xp, total, step)
+        factor = factor * _later(xp, factor, step)
         step *= 2
     before = xp.concat([xp.ones_like(out[..., :1]), out[..., :-1]], axis=-1)
     return moveaxis(before * total, -1, axis)
