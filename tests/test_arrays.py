@@ -179,6 +179,17 @@ def test_tile_and_repeat_are_those_of_numpy(x, times, data):
         np.testing.assert_array_equal(found.numpy(), expected, strict=True)
 
 
+@pytest.mark.parametrize("indices", [1, [0, 0], np.array([[1], [0]]), mg.tensor([[1], [0]])])
+def test_take_takes_all_kinds_of_indices(indices):
+    x = mg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    plain = indices.numpy() if isinstance(indices, mg.Tensor) else indices
+    result = mg.take(x, indices, axis=1)
+    np.testing.assert_array_equal(result.detach().numpy(), np.take(x.detach().numpy(), plain, axis=1))
+    (result * result).sum().backward(create_graph=True)
+    times = np.bincount(np.ravel(plain), minlength=2)
+    np.testing.assert_array_equal(take_grad(x).detach().numpy(), 2 * x.detach().numpy() * times)
+
+
 def test_unstack_and_stack_are_reverses():
     x = mg.tensor(np.arange(6.0).reshape(2, 3))
     assert isinstance(mg.unstack(x), tuple)

@@ -25,6 +25,13 @@ def read(xp, x, key) -> Any:
     return xp.reshape(xp.take(xp.reshape(x, (-1,)), xp.reshape(places, (-1,)), axis=0), places.shape)
 
 
+def take(xp, x, indices, axis) -> Any:
+    """The slices of x at `indices` along `axis`. (The standard takes 1-D indices alone.)"""
+    if _indexes_as_numpy(xp) or indices.ndim == 1:
+        return xp.take(x, indices, axis=axis)
+    return read(xp, x, (*[slice(None)] * axis, indices, ...))
+
+
 def write(xp, out, key, value) -> None:
     """out[key] = value. (The standard has no integer arrays in it.) Of two writes the later stays."""
     if _indexes_as_numpy(xp):

@@ -112,9 +112,7 @@ def _take_dx(g, shape, indices, axis) -> Any:
 
 @primitive(x=_take_dx)
 def _take(xp, x, indices, axis):
-    if indices.ndim == 1:
-        return xp.take(x, indices, axis=axis)
-    return beyond.read(xp, x, (*[slice(None)] * axis, indices, ...))
+    return beyond.take(xp, x, indices, axis)
 
 
 def take(x, indices, axis=None) -> Any:
