@@ -108,7 +108,7 @@ def _check_classes(target: Tensor, shape: tuple[int, ...], axis: int) -> None:
             f"cross_entropy: class indices need the input's shape without its class axis, got {target.shape} "
             f"for input {shape}; class probabilities must be floats"
         )
-    if "int" not in str(target.dtype):
+    if target.dtype == bool:
         raise TypeError(f"cross_entropy: class indices must be integers, got {target.dtype}")
     # An array library reads a negative index from the end, and CuPy one that is too large, too.
     array = target._data
