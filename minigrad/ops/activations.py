@@ -16,7 +16,11 @@ _ONE_OVER_SQRT_TAU = 1 / math.sqrt(2 * math.pi)
     x=lambda xp, g, out: g * xp.sign(out),  # 0 or 1, in a tenth of the time of `where`
 )
 def relu(x) -> Any:
-    """The larger of x and 0. Its derivative at 0 is taken as 0."""
+    """The larger of x and 0. Its derivative at 0 is taken as 0, as in torch.
+
+    Where x is not above 0 the gradient is multiplied by 0: an infinite one becomes NaN (in torch 0), so
+    instead of sqrt(relu(x)) take sqrt(maximum(x, tiny)). That of a NaN is NaN (in torch it passes).
+    """
 
 
 @elementwise(
@@ -35,7 +39,7 @@ def softplus(xp, x) -> Any:
 
 @primitive(x=lambda g, x: g * _silu_slope(x))
 def silu(xp, x) -> Any:
-    """x * sigmoid(x), also called swish."""
+    """x * sigmoid(x), also called swish. Of -inf it is NaN, 0 * inf, as in torch."""
     return x * sigmoid(x)
 
 
@@ -46,7 +50,10 @@ def _silu_slope(x):
 
 @primitive(x=lambda xp, g, x: g * (_normal_cdf(x) + x * xp.exp(-0.5 * x * x) * _ONE_OVER_SQRT_TAU))
 def gelu(xp, x) -> Any:
-    """x times the normal distribution function of x (Hendrycks and Gimpel, 2016), the exact form."""
+    """x times the normal distribution function of x (Hendrycks and Gimpel, 2016), the exact form.
+
+    Of -inf it is NaN, 0 * inf, as in torch.
+    """
     return x * _normal_cdf(x)
 
 

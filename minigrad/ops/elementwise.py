@@ -10,6 +10,7 @@ from typing import Any
 
 from ..backend import SCALARS, cast, is_floating, refuse_dtype
 from ..primitive import elementwise, primitive
+from .activations import sigmoid
 
 
 def _nothing(xp, g):
@@ -44,8 +45,9 @@ def _pow_dx(xp, g, x, y):
     if isinstance(y, SCALARS):
         return xp.zeros_like(g) if y == 0 else g * (y * x ** (y - 1))
     y = _cast(y, g.dtype)  # small integers would overflow
-    # Where both are 0 the plain formula would give 0 * inf; the derivative there is 0.
-    return g * (y * xp.where((x == 0) & (y == 0), xp.ones_like(x), x) ** (y - 1))
+    # x^0 is 1 whatever x is, and its derivative 0; where x is 0 or NaN the formula would make that NaN.
+    constant = (y == 0) & ((x == 0) | (x != x))
+    return g * (y * xp.where(constant, xp.ones_like(x), x) ** (y - 1))
 
 
 def _pow_dy(xp, g, x, out):
@@ -58,7 +60,11 @@ def _pow_dy(xp, g, x, out):
 
 @elementwise(x=_pow_dx, y=_pow_dy)
 def pow(x, y) -> Any:
-    """x to the power of y. The derivative by y is taken as 0 where x is 0."""
+    """x to the power of y.
+
+    The derivative by x is 0 where y is 0, also at x = 0. That by y is taken as 0 where x is 0, and is NaN
+    where x is negative. (torch has it infinite where x is 0 and y negative.)
+    """
 
 
 @elementwise(x=lambda g: g, y=lambda xp, g, x, y: -g * xp.floor_divide(x, y))
@@ -71,48 +77,80 @@ def floor_divide(x, y) -> Any:
     """x / y rounded down (Python's `//`). Its derivative is 0."""
 
 
-def _ties_halved(xp, g, wins, ties):
-    """The gradient of the input that was taken where it `wins`, and half of it where both are equal."""
-    return xp.where(ties, g / 2, xp.where(wins, g, xp.zeros_like(g)))
-
-
-@elementwise(
-    x=lambda xp, g, x, y: _ties_halved(xp, g, x > y, x == y),
-    y=lambda xp, g, x, y: _ties_halved(xp, g, y > x, x == y),
-)
-def maximum(x, y) -> Any:
-    """The larger of x and y; NaN if either is NaN. Where both are equal, each gets half the gradient."""
+def _ties_halved(xp, g, loses, ties):
+    """The gradient of the input that was taken, nothing where it `loses`, half of it where both are equal."""
+    return xp.where(ties, g / 2, xp.where(loses, xp.zeros_like(g), g))
 
 
 @elementwise(
     x=lambda xp, g, x, y: _ties_halved(xp, g, x < y, x == y),
     y=lambda xp, g, x, y: _ties_halved(xp, g, y < x, x == y),
 )
-def minimum(x, y) -> Any:
-    """The smaller of x and y; NaN if either is NaN. Where both are equal, each gets half the gradient."""
+def maximum(x, y) -> Any:
+    """The larger of x and y; NaN if either is NaN.
 
-
-def _atan2_rule(g, this, other):
-    this, other = (v if isinstance(v, SCALARS) else _cast(v, g.dtype) for v in (this, other))
-    return g * other / (this * this + other * other)
-
-
-@elementwise(x=lambda g, x, y: _atan2_rule(g, x, y), y=lambda g, x, y: -_atan2_rule(g, y, x))
-def atan2(x, y) -> Any:
-    """The angle of the point (y, x) in radians, in [-pi, pi]."""
-
-
-@elementwise(x=lambda g, x, out: g * x / out, y=lambda g, y, out: g * y / out)
-def hypot(x, y) -> Any:
-    """sqrt(x² + y²), without overflow in between."""
+    Where both are equal, each gets half the gradient; where one is NaN, both get all of it, as in torch.
+    """
 
 
 @elementwise(
-    x=lambda xp, g, x, out: g * xp.exp(x - out),
-    y=lambda xp, g, y, out: g * xp.exp(y - out),
+    x=lambda xp, g, x, y: _ties_halved(xp, g, x > y, x == y),
+    y=lambda xp, g, x, y: _ties_halved(xp, g, y > x, x == y),
 )
+def minimum(x, y) -> Any:
+    """The smaller of x and y; NaN if either is NaN.
+
+    Where both are equal, each gets half the gradient; where one is NaN, both get all of it, as in torch.
+    """
+
+
+def _divisor(xp, length):
+    """`length`, or infinity where it is 0: what is divided by that is 0, and so are all its derivatives."""
+    return xp.where(length == 0, xp.full_like(length, math.inf), length)
+
+
+def _atan2_rule(xp, g, this, other):
+    this, other = (v if isinstance(v, SCALARS) else _cast(v, g.dtype) for v in (this, other))
+    length = _divisor(xp, xp.hypot(this, other))
+    return g * (other / length / length)
+
+
+@elementwise(x=lambda xp, g, x, y: _atan2_rule(xp, g, x, y), y=lambda xp, g, x, y: -_atan2_rule(xp, g, y, x))
+def atan2(x, y) -> Any:
+    """The angle of the point (y, x) in radians, in [-pi, pi].
+
+    At the origin, where the angle jumps, the derivatives are taken as 0; where x or y is infinite, they
+    are NaN (as in torch, both).
+    """
+
+
+@elementwise(
+    x=lambda xp, g, x, out: g * (x / _divisor(xp, out)),
+    y=lambda xp, g, y, out: g * (y / _divisor(xp, out)),
+)
+def hypot(x, y) -> Any:
+    """sqrt(x² + y²), without overflow in between.
+
+    At the origin its derivatives are taken as 0, of all orders (torch's are NaN); where x or y is infinite,
+    that by the infinite one is NaN.
+    """
+
+
+def _share(xp, g, x, y):
+    """g exp(x) / (exp(x) + exp(y)), where one half goes to each of two equal infinities."""
+    x, y = (xp.full_like(g, v) if isinstance(v, SCALARS) else _cast(v, g.dtype) for v in (x, y))
+    same = (x == y) & xp.isinf(x)
+    zero = xp.zeros_like(g)
+    return g * sigmoid(xp.where(same, zero, x) - xp.where(same, zero, y))
+
+
+@elementwise(x=lambda xp, g, x, y: _share(xp, g, x, y), y=lambda xp, g, x, y: _share(xp, g, y, x))
 def logaddexp(x, y) -> Any:
-    """log(exp(x) + exp(y)), without overflow in between."""
+    """log(exp(x) + exp(y)), without overflow in between.
+
+    Infinity beside a smaller number gets all of the gradient; equal infinities get half each, -inf too.
+    (torch gives NaN for those.)
+    """
 
 
 @elementwise(x=lambda g: -g)
@@ -127,7 +165,7 @@ def positive(x) -> Any:
 
 @elementwise(x=lambda xp, g, x: g * xp.sign(x))
 def abs(x) -> Any:
-    """The absolute value. Its derivative at 0 is taken as 0."""
+    """The absolute value. Its derivative at 0 is taken as 0, that of NaN is NaN (torch's is 0)."""
 
 
 @elementwise(x=_nothing)
@@ -153,7 +191,10 @@ def nextafter(x, y) -> Any:
 
 @elementwise(x=lambda g, out: g / (2 * out))
 def sqrt(x) -> Any:
-    """The square root. Its derivative at 0 is infinite."""
+    """The square root. Its derivative at 0 is infinite, as in torch.
+
+    So sqrt(x * x) has no derivative at 0, 0 * inf is NaN; `abs`, `hypot` and norms have: 0.
+    """
 
 
 @elementwise(x=lambda g, x: 2 * g * x)
@@ -175,7 +216,7 @@ def clip(xp, x, min=None, max=None) -> Any:
     """x, but no smaller than `min` and no larger than `max`; None means no bound.
 
     The bounds may be numbers or tensors. At a bound the gradient goes to x. Where min > max, the result
-    is max.
+    is max. Where x is NaN, so is the result, and no gradient flows, as in torch.
     """
     x = +x if min is None else xp.maximum(x, min)
     return x if max is None else xp.minimum(x, max)
@@ -251,7 +292,7 @@ def expm1(x) -> Any:
 
 @elementwise(x=lambda g, x: g / x)
 def log(x) -> Any:
-    """The natural logarithm."""
+    """The natural logarithm. Its derivative at 0 is infinite; see `where` for how to keep out of there."""
 
 
 @elementwise(x=lambda g, x: g / (x + 1))
@@ -340,7 +381,20 @@ def atanh(x) -> Any:
     y=lambda xp, g, condition: xp.where(condition, xp.zeros_like(g), g),
 )
 def where(xp, condition, x, y) -> Any:
-    """x where `condition` (bool) is true, else y; the three broadcast together."""
+    """x where `condition` (bool) is true, else y; the three broadcast together.
+
+    The one that was not taken gets a gradient of 0 there, whatever the gradient of the result is. But if
+    it was computed by a function whose derivative is infinite there, that makes NaN of the 0: so guard
+    what goes into the function, not what comes out (in torch and JAX, too).
+
+    >>> import minigrad as mg
+    >>> x = mg.tensor([0.0, 4.0], requires_grad=True)
+    >>> positive = x > 0
+    >>> y = mg.where(positive, mg.sqrt(mg.where(positive, x, 1.0)), 0.0)
+    >>> y.sum().backward()
+    >>> x.grad.tolist()
+    [0.0, 0.25]
+    """
     return xp.where(condition, x, y)
 
 

@@ -125,14 +125,18 @@ def _shared_among_ties(xp, g, x, out, axis, keepdims):
 def max(xp, x, axis=None, keepdims=False) -> Any:
     """The largest element; NaN if there is one. Equal largest ones share the gradient equally.
 
-    (`torch.max` with an axis gives one of them all; `torch.amax` shares as here.)
+    (`torch.max` with an axis gives one of them all; `torch.amax` shares as here.) Where the result is NaN,
+    all gradients are.
     """
     return xp.max(x, axis=axis, keepdims=keepdims)
 
 
 @primitive(x=_shared_among_ties)
 def min(xp, x, axis=None, keepdims=False) -> Any:
-    """The smallest element; NaN if there is one. Equal smallest ones share the gradient equally."""
+    """The smallest element; NaN if there is one. Equal smallest ones share the gradient equally.
+
+    Where the result is NaN, all gradients are.
+    """
     return xp.min(x, axis=axis, keepdims=keepdims)
 
 
@@ -216,7 +220,11 @@ def _finite(xp, x):
     )
 )
 def logsumexp(xp, x, axis=None, keepdims=False) -> Any:
-    """log(sum(exp(x))), without overflow. Of nothing but -inf it is -inf."""
+    """log(sum(exp(x))), without overflow.
+
+    Elements of -inf count as nothing, and get no gradient. Of nothing but them the result is -inf, with no
+    gradient either (torch's is NaN). Infinity gives infinity, and as its own gradient NaN, as in torch.
+    """
     top = _finite(xp, xp.max(x, axis=axis, keepdims=True))
     total = xp.sum(xp.exp(x - top), axis=axis, keepdims=keepdims)
     return xp.log(total) + xp.reshape(top, total.shape)
@@ -224,7 +232,11 @@ def logsumexp(xp, x, axis=None, keepdims=False) -> Any:
 
 @primitive(x=lambda xp, g, out, axis: out * (g - xp.sum(g * out, axis=axis, keepdims=True)))
 def softmax(xp, x, axis=-1) -> Any:
-    """exp(x) / sum(exp(x)) along `axis`, by default the last."""
+    """exp(x) / sum(exp(x)) along `axis`, by default the last.
+
+    Elements of -inf get 0, and no gradient: so they mask. Of nothing but -inf the result is NaN, 0/0, as
+    in torch; so it is beside infinity or NaN.
+    """
     e = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
     e /= xp.sum(e, axis=axis, keepdims=True)
     return e
@@ -232,7 +244,11 @@ def softmax(xp, x, axis=-1) -> Any:
 
 @primitive(x=lambda xp, g, out, axis: g - xp.exp(out) * xp.sum(g, axis=axis, keepdims=True))
 def log_softmax(xp, x, axis=-1) -> Any:
-    """log(softmax(x)) along `axis`, by default the last: exact where softmax would round to 0."""
+    """log(softmax(x)) along `axis`, by default the last: exact where softmax would round to 0.
+
+    Elements of -inf stay that, and do not count for the others. Of nothing but -inf the result is NaN, as
+    it is beside infinity or NaN.
+    """
     shifted = x - xp.max(x, axis=axis, keepdims=True)
     shifted -= xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
     return shifted
