@@ -1,6 +1,7 @@
 """Every op, by the table of cases: values, gradients, memory, dtypes, layouts, backends, and torch."""
 
 import operator
+import os
 import weakref
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from cases import CASES, Case
 from helpers import take_grad
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import minigrad as mg
@@ -103,6 +105,36 @@ def test_values_against_numpy(case: Case):
 @table(SMOOTH)
 def test_first_and_second_gradients(case: Case):
     assert gradcheck(case.compute, *tensors(case, case.inputs()), order=2)
+
+
+@table([case for case in SMOOTH if case.elementwise])
+def test_third_gradients_of_elementwise_ops(case: Case):
+    assert gradcheck(case.compute, *tensors(case, case.inputs()), order=3)
+
+
+EXAMPLES = int(os.environ.get("MINIGRAD_EXAMPLES", "0"))
+drawn = settings(max_examples=EXAMPLES or 2, derandomize=not EXAMPLES, database=None, deadline=None)
+
+
+@table(SMOOTH)
+@drawn
+@given(seed=st.integers(0, 2**32 - 1))
+def test_gradients_at_drawn_inputs(case: Case, seed):
+    """`MINIGRAD_EXAMPLES=100` tries that many for each row, other ones each time."""
+    arrays = case.inputs(seed=seed)
+    assert gradcheck(case.compute, *tensors(case, arrays), order=2)
+
+
+@table([case for case in SMOOTH if case.elementwise and all(d.shape == (3,) for d in case.draws)])
+@drawn
+@given(data=st.data())
+def test_gradients_at_drawn_shapes(case: Case, data):
+    shapes = data.draw(hnp.mutually_broadcastable_shapes(num_shapes=len(case.draws), max_dims=3, max_side=3))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    arrays = [
+        np.asarray(draw(random, shape)) for draw, shape in zip(case.draws, shapes.input_shapes, strict=True)
+    ]
+    assert gradcheck(case.compute, *tensors(case, arrays), order=2)
 
 
 @table([case for case in SMOOTH if case.smooth() == [0, 1] and case.draws[0].shape == case.draws[1].shape])
@@ -446,6 +478,35 @@ def test_values_and_gradients_against_torch(case: Case, dtype):
     for mine, its in pairs:
         assert mine is not None
         assert error_in_ulps(mine.numpy(), its.numpy(), separate) <= limit
+
+
+@table(SMOOTH)
+def test_second_gradients_against_torch(case: Case):
+    function = torch_function(case)
+    torch = cases.torch()
+    arrays = case.inputs()
+    xs = tensors(case, arrays)
+    ts = [torch.from_numpy(a.copy()).requires_grad_(i in case.smooth()) for i, a in enumerate(arrays)]
+    ours, theirs = case.compute(*xs), function(*ts)
+    random = np.random.default_rng(5)
+    g = random.uniform(0.5, 1.5, ours.shape)
+    given = mg.tensor(g, requires_grad=True), torch.from_numpy(g).requires_grad_()
+    wanted = [i for i in case.smooth() if ts[i].requires_grad]
+    weights = [random.uniform(0.5, 1.5, arrays[i].shape) for i in wanted]
+    first = torch.autograd.grad(
+        theirs, [ts[i] for i in wanted], given[1], create_graph=True, materialize_grads=True
+    )
+    ours.backward(given[0], create_graph=True)
+    total: Any = mg.zeros((), dtype=mg.float64)
+    for i, w in zip(wanted, weights, strict=True):
+        total = total + (xs[i].grad * w).sum()
+        xs[i].grad = None
+    its_total = sum((f * torch.from_numpy(w)).sum() for f, w in zip(first, weights, strict=True))
+    second = torch.autograd.grad(its_total, [*(ts[i] for i in wanted), given[1]], materialize_grads=True)
+    total.backward()
+    for mine, its in zip([*(xs[i] for i in wanted), given[0]], second, strict=True):
+        found = np.zeros(mine.shape) if mine.grad is None else mine.grad.numpy()
+        np.testing.assert_allclose(found, its.numpy(), rtol=1e-9, atol=1e-12)
 
 
 def test_the_table_itself():
