@@ -502,11 +502,14 @@ def test_second_gradients_against_torch(case: Case):
         total = total + (xs[i].grad * w).sum()
         xs[i].grad = None
     its_total = sum((f * torch.from_numpy(w)).sum() for f, w in zip(first, weights, strict=True))
+    if not its_total.requires_grad:  # as of steps, whose derivative is the constant 0
+        assert total.item() == its_total.item()
+        return
     second = torch.autograd.grad(its_total, [*(ts[i] for i in wanted), given[1]], materialize_grads=True)
     total.backward()
     for mine, its in zip([*(xs[i] for i in wanted), given[0]], second, strict=True):
         found = np.zeros(mine.shape) if mine.grad is None else mine.grad.numpy()
-        np.testing.assert_allclose(found, its.numpy(), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(found, its.numpy(force=True), rtol=1e-9, atol=1e-12)
 
 
 def test_the_table_itself():
