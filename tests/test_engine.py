@@ -87,32 +87,41 @@ def test_given_gradient_is_copied_from_arrays():
 # --- depth and memory ------------------------------------------------------------------------------
 
 
-def test_chain_of_a_million_ops():
-    x = leaf(1.0)
-    y = x
-    for _ in range(1_000_000):
-        y = y + 1.0
-    y.backward()
-    assert x.grad.tolist() == [1.0]
+def chain(x: mg.Tensor, n: int) -> mg.Tensor:
+    for _ in range(n):
+        x = x * 1.0
+    return x
 
 
-def test_chain_of_a_million_ops_is_freed_without_backward():
-    x = leaf(1.0)
-    y = x
-    for _ in range(1_000_000):
-        y = y * 1.0
-    ref = weakref.ref(y)
-    del y
-    assert ref() is None
-
-
-def test_skip_chain():
-    x = leaf(0.5)
+def skip_chain(x: mg.Tensor, n: int) -> mg.Tensor:
     y = before = x
-    for _ in range(100_000):
+    for _ in range(n // 2):
         y, before = (y + before) * 0.5, y
+    return y
+
+
+def deep(make, n: int) -> tuple[mg.Tensor, mg.Tensor, weakref.ref]:
+    """A leaf, what was computed from it in n steps, and an array that only the first step keeps."""
+    x, factor = leaf(0.5), mg.ones(1, dtype=mg.float64)
+    return x, make(x * factor, n), weakref.ref(factor._data)
+
+
+@pytest.mark.parametrize("make", [chain, skip_chain])
+@pytest.mark.parametrize("n", [150_000, 1_000_000])
+def test_deep_graphs(make, n):
+    x, y, kept = deep(make, n)
+    assert kept() is not None
     y.backward()
     np.testing.assert_allclose(x.grad.numpy(), [1.0])
+    assert kept() is None
+
+
+@pytest.mark.parametrize("make", [chain, skip_chain])
+def test_deep_graphs_are_freed_without_backward(make):
+    _, y, kept = deep(make, 1_000_000)
+    assert kept() is not None
+    del y
+    assert kept() is None
 
 
 def test_create_graph_on_a_deep_chain():

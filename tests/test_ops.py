@@ -3,6 +3,7 @@
 import operator
 import os
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import cases
@@ -200,6 +201,61 @@ def test_nothing_writes_to_inputs_or_gradients(case: Case):
     np.testing.assert_array_equal(result.detach().numpy(), value)
 
 
+@table(CASES)
+def test_forward_leaves_the_bytes_of_its_inputs(case: Case):
+    arrays = case.inputs()
+    before = [a.tobytes() for a in arrays]
+    result = case.compute(*map(mg.asarray, arrays))  # which share the memory of the arrays
+    assert [a.tobytes() for a in arrays] == before
+    for a in arrays:  # nor may a later write to them change a result that claims memory of its own
+        shares = np.shares_memory(result.data, a)
+        assert not shares or case.op in VIEWS, case
+
+
+VIEWS = {"reshape", "permute_dims", "transpose", "matrix_transpose", "moveaxis", "expand_dims", "squeeze"}
+VIEWS |= {"flatten", "broadcast_to", "flip", "getitem", "to", "einsum"}
+
+
+@table(SMOOTH)
+def test_a_step_before_backward_is_noticed(case: Case):
+    """An optimizer overwrites one input after the other: backward says so, or did not need the old value."""
+    for i in case.smooth():
+        xs = tensors(case, case.inputs())
+        result = case.compute(*xs)
+        if not result.requires_grad:
+            continue
+        weights = mg.tensor(np.random.default_rng(2).uniform(0.5, 1.5, result.shape))
+        result.backward(weights, retain_graph=True)
+        first = [x.grad for x in xs]
+        for x in xs:
+            if x.requires_grad:
+                x.grad = mg.ones_like(x) if x is xs[i] else None
+        mg.optim.SGD([xs[i]], lr=0.5).step()
+        xs[i].grad = None
+        needed = {
+            node.plan.name
+            for node in graph(result.node)
+            for _, memory, _ in node.stamps
+            if node.plan is not None and memory is xs[i].home
+        }
+        op = OPS.get(case.op)
+        if op is not None and case.minigrad is None and not op.variadic:
+            live = [op.rule_of(slot) for slot in case.smooth()]
+            named = any(op.parameters[i] in rule_parameters(rule) for rule in live)
+            assert (case.op in needed) or not named
+        if needed:
+            with pytest.raises(RuntimeError, match="overwritten") as caught:
+                result.backward(weights, retain_graph=True)
+            assert any(f"{name!r}" in str(caught.value) for name in needed)
+            assert all(x.grad is None for x in xs)
+        else:
+            result.backward(weights)
+            for x, before in zip(xs, first, strict=True):
+                assert (x.grad is None) == (before is None)
+                if before is not None:
+                    np.testing.assert_array_equal(x.grad.numpy(), before.numpy())
+
+
 @table(SMOOTH)
 def test_rules_get_gradients_that_somebody_else_holds(case: Case):
     """The same gradient is sent through the op and past it: the op must not change it on the way."""
@@ -394,6 +450,72 @@ def test_empty_inputs_of_other_ops(function, shape):
     assert x.grad.shape == (2, 0)
 
 
+# --- errors ----------------------------------------------------------------------------------------
+
+INNER = {
+    "stack": ("concat", "expand_dims"),
+    "std": ("var",),
+    "outer": ("multiply",),
+    "tensordot": ("matmul",),
+    "take_along_axis": ("broadcast_to",),
+}
+"""Ops that are made of others, which their errors may name."""
+
+
+def names(case: Case, error: BaseException) -> bool:
+    return str(error).startswith(tuple(f"{op}: " for op in (case.op, *INNER.get(case.op, ()))))
+
+
+def first_of(rows: list[Case]) -> list[Any]:
+    found = {case.op: case for case in reversed(rows)}
+    return [pytest.param(case, id=op) for op, case in sorted(found.items())]
+
+
+ONE_DEVICE = [c for c in CASES if len(c.draws) > 1 and c.op != "take_along_axis"]
+
+
+@pytest.mark.parametrize("case", first_of(ONE_DEVICE))
+def test_errors_of_mixed_devices_name_the_op_and_both(case: Case):
+    arrays = case.inputs()
+    xs = [mg.tensor(arrays[0]), *(mg.tensor(a, device="strict") for a in arrays[1:])]
+    with pytest.raises(ValueError, match=r"'numpy' .*'strict'") as caught:
+        case.compute(*xs)
+    assert names(case, caught.value)
+
+
+UNLIKE = [c for c in CASES if len(c.draws) > 1 and all(d.shape for d in c.draws[:2])]
+
+
+@pytest.mark.parametrize("case", first_of([c for c in UNLIKE if c.op not in ("outer", "take", "setitem")]))
+def test_errors_of_shapes_name_the_op_and_both(case: Case):
+    arrays = [np.ones((7, 5) if i == 0 else (3, 2)) for i in range(len(case.draws))]
+    xs = [mg.tensor(a.astype(b.dtype)) for a, b in zip(arrays, case.inputs(), strict=True)]
+    with pytest.raises((ValueError, IndexError)) as caught:
+        case.compute(*xs)
+    assert names(case, caught.value)
+    assert "(3, 2)" in str(caught.value)
+    assert "(7, 5)" in str(caught.value) or case.op == "take_along_axis"
+
+
+@pytest.mark.parametrize("case", first_of([c for c in CASES if isinstance(c.settings.get("axis"), int)]))
+def test_errors_of_axes_name_the_op_and_the_axis(case: Case):
+    with pytest.raises(IndexError, match="axis 9") as caught:
+        replace(case, settings={**case.settings, "axis": 9}).compute(*tensors(case, case.inputs()))
+    assert names(case, caught.value)
+
+
+PRIMITIVES = [case for case in CASES if case.op in OPS and case.minigrad is None]
+
+
+@pytest.mark.parametrize("wrong", ["text", None, object(), 1j], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("case", first_of([c for c in PRIMITIVES if c.op not in ("pad", "take")]))
+def test_errors_of_types_name_the_op(case: Case, wrong):
+    products = case.op in ("matmul", "linear")  # to which a thing without axes has the wrong shape
+    with pytest.raises((TypeError, ValueError) if products else TypeError) as caught:
+        case.compute(wrong, *tensors(case, case.inputs())[1:])
+    assert names(case, caught.value)
+
+
 # --- backends --------------------------------------------------------------------------------------
 
 
@@ -480,6 +602,56 @@ def test_values_and_gradients_against_torch(case: Case, dtype):
         assert error_in_ulps(mine.numpy(), its.numpy(), separate) <= limit
 
 
+EXACT = ("add", "subtract", "multiply", "divide", "relu", "where", "negative", "abs", "maximum")
+FEW_ULPS = ("exp", "expm1", "log", "log1p", "log2", "log10", "sin", "cos", "tan", "tanh", "sinh", "cosh")
+FEW_ULPS += ("asin", "acos", "atan", "asinh", "acosh", "atanh", "sigmoid", "softplus", "erf", "sqrt")
+
+
+def many(case: Case, n: int) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [d(random, (n,)).astype(np.float32) if d.kind == "float" else d(random, (n,)) for d in case.draws]
+
+
+def one_of(op: str) -> Case:
+    return next(case for case in CASES if case.op == op)
+
+
+@pytest.mark.parametrize("op", EXACT)
+def test_values_are_those_of_torch_to_the_last_bit(op):
+    case = one_of(op)
+    arrays = many(case, 10_000)
+    theirs = torch_function(case)(*(cases.torch().from_numpy(a) for a in arrays)).numpy()
+    np.testing.assert_array_equal(case.compute(*map(mg.tensor, arrays)).numpy(), theirs)
+
+
+@pytest.mark.parametrize("op", FEW_ULPS)
+def test_values_are_within_4_ulps(op):
+    """float32, against the same function of float64."""
+    case = one_of(op)
+    arrays = many(case, 100_000)
+    with np.errstate(all="ignore"):
+        got = case.compute(*map(mg.tensor, arrays)).numpy()
+        exact = case.compute(*(mg.tensor(a.astype(np.float64)) for a in arrays)).numpy()
+    assert got.dtype == np.float32
+    assert np.max(np.abs(got - exact) / np.spacing(np.abs(exact).astype(np.float32))) <= 4
+
+
+@pytest.mark.parametrize(
+    "op", ["sum", "mean", "var", "logsumexp", "softmax", "log_softmax", "matmul", "linear"]
+)
+def test_sums_are_as_exact_as_those_of_torch(op):
+    """float32, against float64: no more than twice the error of torch, or 2 ulps of the largest value."""
+    random = np.random.default_rng(0)
+    shapes = {"matmul": [(64, 500), (500, 64)], "linear": [(64, 500), (64, 500), (64,)]}.get(op, [(64, 500)])
+    arrays = [random.normal(1.0, 1.0, shape).astype(np.float32) for shape in shapes]
+    case = Case(op, (), {} if op in ("matmul", "linear") else {"axis": -1}, torch=one_of(op).torch)
+    ours = case.compute(*map(mg.tensor, arrays)).numpy()
+    theirs = torch_function(case)(*map(cases.torch().from_numpy, arrays)).numpy()
+    exact = case.compute(*(mg.tensor(a.astype(np.float64)) for a in arrays)).numpy()
+    its_error = np.max(np.abs(theirs - exact))
+    assert np.max(np.abs(ours - exact)) <= max(2 * its_error, 2 * np.spacing(np.float32(np.abs(exact).max())))
+
+
 @table(SMOOTH)
 def test_second_gradients_against_torch(case: Case):
     function = torch_function(case)
@@ -501,7 +673,7 @@ def test_second_gradients_against_torch(case: Case):
     for i, w in zip(wanted, weights, strict=True):
         total = total + (xs[i].grad * w).sum()
         xs[i].grad = None
-    its_total = sum((f * torch.from_numpy(w)).sum() for f, w in zip(first, weights, strict=True))
+    its_total: Any = sum((f * torch.from_numpy(w)).sum() for f, w in zip(first, weights, strict=True))
     if not its_total.requires_grad:  # as of steps, whose derivative is the constant 0
         assert total.item() == its_total.item()
         return

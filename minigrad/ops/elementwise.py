@@ -395,6 +395,8 @@ def where(xp, condition, x, y) -> Any:
     >>> x.grad.tolist()
     [0.0, 0.25]
     """
+    if not hasattr(condition, "dtype") and not isinstance(condition, SCALARS):  # NumPy would take its truth
+        raise TypeError(f"the condition must be a tensor of bools, got {type(condition).__name__}")
     return xp.where(condition, x, y)
 
 
