@@ -14,11 +14,12 @@ from minigrad.optim import SGD, Adam, AdamW, Optimizer, RAdam
 from minigrad.optim.radam import rectification, rho, rho_infinity
 
 
-def problem(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def problem(seed: int = 0, dtype: Any = np.float64) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Parameters, and targets that pull at them through a fixed quadratic with noise in its gradients."""
     random = np.random.default_rng(seed)
     shapes = [(3, 2), (4,), ()]
-    return [random.normal(size=s) for s in shapes], [random.normal(size=s) for s in shapes]
+    start, targets = ([np.asarray(random.normal(size=s), dtype) for s in shapes] for _ in range(2))
+    return start, targets
 
 
 def slope(p: Any, target: Any, t: int, i: int) -> Any:
@@ -26,9 +27,11 @@ def slope(p: Any, target: Any, t: int, i: int) -> Any:
     return (p - target) * (1 + 0.5 * math.sin(t)) + 0.1 * math.cos(3 * t + i)
 
 
-def run(make, steps: int, seed: int = 0, skip: int | None = None) -> list[np.ndarray]:
+def run(
+    make, steps: int, seed: int = 0, skip: int | None = None, dtype: Any = np.float64
+) -> list[np.ndarray]:
     """Parameters after `steps`; the gradients depend on the parameters, and change from step to step."""
-    start, targets = problem(seed)
+    start, targets = problem(seed, dtype)
     params = [mg.tensor(p, requires_grad=True) for p in start]
     optimizer = make(params)
     for t in range(steps):
@@ -39,9 +42,9 @@ def run(make, steps: int, seed: int = 0, skip: int | None = None) -> list[np.nda
     return [p.detach().numpy() for p in params]
 
 
-def run_torch(make, steps: int, skip: int | None = None) -> list[np.ndarray]:
+def run_torch(make, steps: int, skip: int | None = None, dtype: Any = np.float64) -> list[np.ndarray]:
     torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
-    start, targets = problem()
+    start, targets = problem(dtype=dtype)
     params = [torch.tensor(p, requires_grad=True) for p in start]
     optimizer = make(torch.optim, params)
     for t in range(steps):
@@ -105,6 +108,20 @@ def test_a_thousand_steps_against_torch(name, settings):
     ours = run(lambda params: getattr(mg.optim, name)(params, **settings), steps)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:RAdam. with beta2")
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [(n, s) for n, g in (("SGD", SGD_GRID), ("Adam", ADAM_GRID), ("RAdam", RADAM_GRID)) for s in g],
+    ids=lambda v: v if isinstance(v, str) else ",".join(f"{k}={x}" for k, x in v.items()),
+)
+def test_ten_steps_in_float32_against_torch(name, settings):
+    theirs = run_torch(lambda optim, params: getattr(optim, name)(params, **settings), 10, dtype=np.float32)
+    ours = run(lambda params: getattr(mg.optim, name)(params, **settings), 10, dtype=np.float32)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "RAdam"])
