@@ -15,6 +15,7 @@ from .autograd import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from .backend import backend, set_backend, use_backend
 from .graph import graph
 from .ops import *
+from .ops.dtypes import __array_namespace_info__
 from .primitive import primitive
 from .tensor import Tensor
 from .transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, stop_gradient, value_and_grad, vjp
@@ -22,9 +23,12 @@ from .transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, stop_grad
 tensor = ops.tensor  # the function, which importing the module of that name has hidden
 
 __version__ = "0.1.0"
+__array_api_version__ = "2024.12"
 
 __all__ = [
     "Tensor",
+    "__array_api_version__",
+    "__array_namespace_info__",
     "autograd",
     "backend",
     "bool",

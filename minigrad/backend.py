@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
@@ -94,6 +94,14 @@ def get(name: str) -> Backend:
             raise ValueError(f"unknown backend {name!r}: choose from {sorted({*_loaders, *_loaded})}")
         register(_loaders[name]())
     return _loaded[name]
+
+
+def available() -> list[str]:
+    """The names of the backends that can be used on this machine; CuPy is imported to know."""
+    for name in _loaders:
+        with suppress(ImportError, RuntimeError):
+            get(name)
+    return list(_loaded)
 
 
 def of(value: object) -> Backend | None:

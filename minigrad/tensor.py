@@ -13,9 +13,8 @@ from . import ops
 from .autograd import Leaf, Variable, grad_mode, gradients, require_grad, wrap
 from .autograd.backward import as_array, given_gradient
 from .autograd.node import Hook, hooks_of
-from .backend import Array, Backend, move, of
+from .backend import Array, Backend, of
 from .operators import Operators
-from .primitive import primitive
 
 
 def _backend(x: Variable) -> Backend:
@@ -254,9 +253,13 @@ class Tensor(Operators):
 
         Gradients flow back.
         """
-        if not isinstance(target, str):
-            return self if self.dtype == target else ops.astype(self, target)
-        return self if target == self.device else _to(self, target, self.device)
+        return self.to_device(target) if isinstance(target, str) else ops.astype(self, target, copy=False)
+
+    def to_device(self, device: str, /, *, stream: None = None) -> "Tensor":
+        """The standard's name for `to` of a device. The current stream is the only one for `stream`."""
+        if stream is not None:
+            raise ValueError("to_device: copies run on the current stream; leave out `stream`")
+        return ops.astype(self, self.dtype, copy=False, device=device)
 
     def _refuse_if_graph(self, what: str) -> None:
         if self.node is not None:
@@ -270,11 +273,32 @@ class Tensor(Operators):
         self._refuse_if_graph("np.asarray(tensor)")
         if self.device != "numpy":
             raise TypeError(f"np.asarray(tensor): it lives on {self.device!r}; use .numpy() to copy it")
-        return numpy.array(self._data, dtype=dtype, copy=copy is not False)
+        return numpy.array(self.data, dtype=dtype, copy=copy is not False)
 
-    def __dlpack__(self, **kwargs):
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        """Its elements for another library, as `torch.from_dlpack(x)` asks for them: a copy.
+
+        A tensor is a value, and not every library heeds that memory is lent to be read only. With
+        `copy=False` the memory is shared none the less: who gets it must not write to it, and an
+        optimizer that steps a parameter overwrites it.
+
+        Raises:
+            RuntimeError: the tensor requires gradients: `x.detach()`.
+            BufferError: `dl_device` is neither where it is nor the CPU, or a copy is needed there and
+                forbidden; or memory is to be shared with a library of before DLPack 1.0, which cannot be
+                told not to write.
+        """
         self._refuse_if_graph("__dlpack__()")
-        return self._data.__dlpack__(**kwargs)
+        data = self.data
+        if dl_device is not None and tuple(dl_device) != tuple(self.__dlpack_device__()):
+            if int(dl_device[0]) != 1 or copy is False:  # 1 is the CPU
+                raise BufferError(f"__dlpack__: no way from {self.device!r} to {dl_device}, copy={copy}")
+            data, stream = self.numpy(), None
+        elif copy is not False:
+            data = _backend(self).xp.asarray(data, copy=True)
+        if max_version is None or not hasattr(numpy, "unstack"):  # NumPy knows both since 2.1
+            return data.__dlpack__(stream=stream)
+        return data.__dlpack__(stream=stream, max_version=max_version)
 
     def __dlpack_device__(self):
         return self._data.__dlpack_device__()
@@ -282,6 +306,11 @@ class Tensor(Operators):
     def __array_namespace__(self, *, api_version=None):
         import minigrad
 
+        if api_version not in (None, "2021.12", "2022.12", "2023.12", "2024.12"):
+            raise ValueError(
+                f"__array_namespace__: minigrad follows the Array API standard up to "
+                f"{minigrad.__array_api_version__}, not {api_version!r}"
+            )
         return minigrad
 
     def __bool__(self) -> bool:
@@ -292,6 +321,9 @@ class Tensor(Operators):
 
     def __float__(self) -> float:
         return float(self._only("float()"))
+
+    def __complex__(self) -> complex:
+        return complex(self._only("complex()"))
 
     def __index__(self) -> int:
         if self.dtype.kind not in "iu":
@@ -352,15 +384,6 @@ class Tensor(Operators):
         if requires_grad:
             require_grad(self)
             self.grad = None if grad is None else grad.detach()
-
-
-def _back(g, device, source) -> Any:
-    return _to(g, source, device)
-
-
-@primitive(x=_back)
-def _to(xp, x, device, source) -> Any:
-    return move(x, device)
 
 
 Variable.made = Tensor

@@ -224,8 +224,8 @@ class Use(NamedTuple):
 
 
 # Public names of NumPy's arrays, which minigrad may think that CuPy's have, too.
-# (`ctypes`, which gives addresses in the host's memory, is asked of NumPy's alone.)
-ARRAY = {name for name in dir(np.ndarray) if not name.startswith("_")} - {"ctypes"}
+# (`ctypes`, which gives addresses in the host's memory, is asked of NumPy's alone, `to_device` of tensors.)
+ARRAY = {name for name in dir(np.ndarray) if not name.startswith("_")} - {"ctypes", "to_device"}
 # Methods that are Python's own as often as not.
 COMMON = {name for kind in (bytes, dict, int, list, str, tuple) for name in dir(kind)}
 
@@ -309,8 +309,9 @@ class Reader(ast.NodeVisitor):
             elif _named(node, "getattr") or _named(node, "hasattr"):
                 self.optional.add(f"{path}.{words[1]}")
         elif _named(node, "_make") and words[0] and isinstance(node.args[1], ast.Tuple):
-            # creation._make("zeros", (shape,), dtype, …)
-            self.uses.append(Use(f"cupy.{words[0]}", True, len(node.args[1].elts), ("dtype",)))
+            # creation._make("zeros", (shape,), dtype, …, k=k)
+            keywords = ("dtype", *(k.arg for k in node.keywords if k.arg))
+            self.uses.append(Use(f"cupy.{words[0]}", True, len(node.args[1].elts), keywords))
         self.generic_visit(node)
 
 
@@ -415,6 +416,7 @@ def test_the_reader_finds_the_calls():
         Use("cupy.add.at", True, 3),
         Use("cupy.hypot", True, 2),  # by its name alone, in `@elementwise`
         Use("cupy.zeros", True, 1, ("dtype",)),  # through `create` and `_make`
+        Use("cupy.eye", True, 2, ("dtype", "k")),
         Use("cupy.asarray", True, 1, ("copy",)),
         Use("cupy.sum", True, 1, ("axis", "keepdims")),
         Use("cupy.einsum", True, None, ("optimize",)),

@@ -9,23 +9,10 @@ from typing import Any
 import numpy
 
 from ..autograd import Variable, require_grad, wrap
-from ..backend import SCALARS, Backend, cast, current, get, is_floating, move, of, refuse_dtype
+from ..backend import SCALARS, Backend, cast, current, get, move, of, refuse_dtype
 from ..primitive import primitive
-
-_default_dtype = numpy.dtype(numpy.float32)
-
-
-def default_dtype() -> numpy.dtype:
-    """The dtype of tensors made from Python floats: float32, unless it was changed."""
-    return _default_dtype
-
-
-def set_default_dtype(dtype: Any) -> None:
-    """Make tensors from Python floats, and those that creation functions fill, have this float dtype."""
-    global _default_dtype
-    if not is_floating(dtype):
-        raise TypeError(f"set_default_dtype: needs a floating-point dtype, got {dtype}")
-    _default_dtype = numpy.dtype(dtype)
+from .dtypes import default_dtype, result_type
+from .elementwise import astype
 
 
 def _finish(array: Any, requires_grad: bool) -> Any:
@@ -35,12 +22,12 @@ def _finish(array: Any, requires_grad: bool) -> Any:
     return result
 
 
-def _read(op: str, data: Any, dtype: Any) -> numpy.ndarray:
+def _read(op: str, data: Any, dtype: Any, copy: bool | None) -> numpy.ndarray:
     """Numbers, nested lists of them, and whatever else NumPy can read, as a NumPy array."""
     if hasattr(data, "mask"):
         raise TypeError(f"{op}: a masked array would lose its mask; fill it first, as with .filled(0)")
     try:
-        array = numpy.asarray(data)
+        array = numpy.asarray(data, copy=False if copy is False else None)
     except ValueError as error:
         raise ValueError(f"{op}: {error}") from error
     refuse_dtype(op, array.dtype)
@@ -49,7 +36,7 @@ def _read(op: str, data: Any, dtype: Any) -> numpy.ndarray:
         first = first[0]
     from_python = isinstance(first, (float, int, list, tuple)) and not isinstance(first, numpy.generic)
     return (
-        array.astype(_default_dtype) if from_python and dtype is None and array.dtype.kind == "f" else array
+        array.astype(default_dtype()) if from_python and dtype is None and array.dtype.kind == "f" else array
     )
 
 
@@ -58,19 +45,28 @@ def _convert(op: str, data: Any, dtype: Any, device: str | None, copy: bool | No
     given = data._data if isinstance(data, Variable) else data
     source = of(given)
     if source is None or source.name == "numpy":
-        array = _read(op, given, dtype)
+        array = _read(op, given, dtype, copy)
         device = device or ("numpy" if isinstance(data, Variable) else current().name)
     else:
         array = given
+    was = of(array), array.dtype
     array = move(array, device) if device else array
     backend = of(array)
     assert backend is not None
-    if dtype is not None and array.dtype != dtype:
+    dtype = array.dtype if dtype is None else dtype
+    if copy is False:
+        _refuse_copy(op, was == (backend, dtype))
+    if array.dtype != dtype:
         refuse_dtype(op, dtype)
         return cast(backend.xp, array, dtype)
     moved = source is not None and source is not backend
     fresh = moved or isinstance(given, (*SCALARS, list, tuple, range))
     return backend.xp.asarray(array, copy=True) if copy and not fresh else array
+
+
+def _refuse_copy(op: str, shares: bool) -> None:
+    if not shares:
+        raise ValueError(f"{op}: another dtype or device needs a copy, which copy=False forbids")
 
 
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> Any:
@@ -96,51 +92,103 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: st
     return _finish(_convert("tensor", data, dtype, device, True), requires_grad)
 
 
-def asarray(obj: Any, dtype: Any = None, device: str | None = None, copy: bool | None = None) -> Any:
-    """`obj` as a tensor: a tensor itself where nothing changes (gradients flow), an array without a copy.
+def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: bool | None = None) -> Any:
+    """`obj` as a tensor: a tensor itself where nothing changes, an array without a copy.
 
     An array so shared must not be written to while the tensor, or anything computed from it, is in use.
-    `copy=True` copies always (`tensor` does too).
+    Gradients flow back to a tensor through copies and conversions (`tensor` makes a new leaf instead).
+
+    Args:
+        obj: what `tensor` takes.
+        dtype: convert to this; by default as in `tensor`.
+        device: move to this backend; by default as in `tensor`.
+        copy: True copies always; False never, and raises `ValueError` where there is no other way.
     """
-    if isinstance(obj, Variable) and not copy:
-        tensor_: Any = obj
-        tensor_ = tensor_ if dtype is None else tensor_.to(dtype)
-        return tensor_ if device is None else tensor_.to(device)
-    return _finish(_convert("asarray", obj, dtype, device, copy), False)
+    if not isinstance(obj, Variable):
+        return wrap(_convert("asarray", obj, dtype, device, copy))
+    if dtype is None and device is None and not copy:
+        return obj
+    result: Any = astype(obj, obj._data.dtype if dtype is None else dtype, copy=bool(copy), device=device)
+    if copy is False:
+        _refuse_copy("asarray", result is obj)
+    return result
 
 
-def _make(function: str, args: tuple, dtype: Any, requires_grad: bool, device: str | None) -> Any:
+# By DLPack's numbers for kinds of memory: the CPU's, CUDA's, and the CPU's that is pinned for CUDA.
+_BACKENDS = {1: "numpy", 2: "cupy", 3: "numpy"}
+
+
+def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = None) -> Any:
+    """A tensor from an array of another library that has `__dlpack__`, such as torch's, CuPy's or JAX's.
+
+    Where nothing changes it shares the memory, which must then not be written to while the tensor, or
+    anything computed from it, is in use.
+
+    Args:
+        x: an array that has `__dlpack__` and `__dlpack_device__`. (A tensor is taken as `asarray` does.)
+        device: move to this backend; by default the tensor is where x is, on the CPU or a GPU.
+        copy: True copies always; False never, and raises `ValueError` where there is no other way.
+
+    Raises:
+        TypeError: x has no `__dlpack__`; its dtype is complex, or unknown to NumPy.
+        ValueError: it is on a device that no backend reads; or a copy is needed, and forbidden.
+
+    >>> import minigrad as mg, numpy as np
+    >>> mg.from_dlpack(np.arange(3))
+    tensor([0, 1, 2], dtype=int64, device=numpy)
+    """
+    if isinstance(x, Variable):
+        return asarray(x, device=device, copy=copy)
+    if not hasattr(x, "__dlpack_device__"):
+        raise TypeError(f"from_dlpack: {type(x).__name__} has no __dlpack__; see asarray and tensor")
+    kind = int(x.__dlpack_device__()[0])
+    if kind not in _BACKENDS:
+        raise ValueError(f"from_dlpack: no backend reads memory of DLPack's device type {kind}")
+    array = get(_BACKENDS[kind]).xp.from_dlpack(x)
+    return wrap(_convert("from_dlpack", array, None, device or _BACKENDS[kind], copy))
+
+
+def _make(
+    function: str, args: tuple, dtype: Any, requires_grad: bool, device: str | None, **settings: Any
+) -> Any:
     if isinstance(dtype, int):
         raise TypeError(f"{function}: a shape of several axes is a tuple, as in {function}((2, 3))")
     refuse_dtype(function, dtype if dtype is not None else int)
     backend: Backend = get(device) if device else current()
-    return _finish(getattr(backend.xp, function)(*args, dtype=dtype), requires_grad)
+    return _finish(getattr(backend.xp, function)(*args, dtype=dtype, **settings), requires_grad)
 
 
-def zeros(shape, dtype=None, requires_grad=False, device=None) -> Any:
+def zeros(shape, dtype=None, *, device=None, requires_grad=False) -> Any:
     """A tensor of that shape (an integer or a tuple) full of 0."""
-    return _make("zeros", (shape,), dtype or _default_dtype, requires_grad, device)
+    return _make("zeros", (shape,), dtype or default_dtype(), requires_grad, device)
 
 
-def ones(shape, dtype=None, requires_grad=False, device=None) -> Any:
+def ones(shape, dtype=None, *, device=None, requires_grad=False) -> Any:
     """A tensor of that shape (an integer or a tuple) full of 1."""
-    return _make("ones", (shape,), dtype or _default_dtype, requires_grad, device)
+    return _make("ones", (shape,), dtype or default_dtype(), requires_grad, device)
 
 
-def full(shape, fill_value, dtype=None, requires_grad=False, device=None) -> Any:
+def empty(shape, dtype=None, *, device=None, requires_grad=False) -> Any:
+    """A tensor of that shape with whatever its memory holds."""
+    return _make("empty", (shape,), dtype or default_dtype(), requires_grad, device)
+
+
+def full(shape, fill_value, *, dtype=None, device=None, requires_grad=False) -> Any:
     """A tensor of that shape full of `fill_value`, whose type (bool, integer, float) sets the dtype."""
     if dtype is None:
-        dtype = numpy.asarray(fill_value).dtype if not isinstance(fill_value, float) else _default_dtype
+        dtype = numpy.asarray(fill_value).dtype if not isinstance(fill_value, float) else default_dtype()
     return _make("full", (shape, fill_value), dtype, requires_grad, device)
 
 
-def empty(shape, dtype=None, requires_grad=False, device=None) -> Any:
-    """A tensor of that shape with whatever its memory holds."""
-    return _make("empty", (shape,), dtype or _default_dtype, requires_grad, device)
-
-
 def arange(
-    start: float, stop: float | None = None, step: float = 1, dtype=None, requires_grad=False, device=None
+    start: float,
+    /,
+    stop: float | None = None,
+    step: float = 1,
+    *,
+    dtype=None,
+    device=None,
+    requires_grad=False,
 ) -> Any:
     """The numbers from `start` up to but without `stop`; one argument alone is `stop`.
 
@@ -149,39 +197,75 @@ def arange(
     if stop is None:
         start, stop = 0, start
     if dtype is None and any(isinstance(v, float) for v in (start, stop, step)):
-        dtype = _default_dtype
+        dtype = default_dtype()
     return _make("arange", (start, stop, step), dtype, requires_grad, device)
 
 
-def linspace(start, stop, num, dtype=None, requires_grad=False, device=None) -> Any:
-    """`num` numbers at equal distances from `start` to `stop`, both included."""
-    return _make("linspace", (start, stop, num), dtype or _default_dtype, requires_grad, device)
+def linspace(start, stop, /, num, *, dtype=None, device=None, endpoint=True, requires_grad=False) -> Any:
+    """`num` numbers at equal distances from `start` to `stop`, which is the last one if `endpoint`."""
+    dtype = dtype or default_dtype()
+    return _make("linspace", (start, stop, num), dtype, requires_grad, device, endpoint=endpoint)
 
 
-def eye(n_rows, n_cols=None, dtype=None, requires_grad=False, device=None) -> Any:
-    """A matrix with 1 on its diagonal and 0 elsewhere; square without `n_cols`."""
-    return _make("eye", (n_rows, n_cols), dtype or _default_dtype, requires_grad, device)
+def eye(n_rows, n_cols=None, /, *, k=0, dtype=None, device=None, requires_grad=False) -> Any:
+    """A matrix with 1 on its k-th diagonal and 0 elsewhere; square without `n_cols`.
+
+    Diagonals are counted from the main one: those above it are positive.
+    """
+    return _make("eye", (n_rows, n_cols), dtype or default_dtype(), requires_grad, device, k=k)
+
+
+# --- like another tensor ---------------------------------------------------------------------------
+
+
+def _alike(op: str, x: Any, dtype: Any, device: str | None) -> Any:
+    """The dtype to give to the array library: None where it is to take that of x itself."""
+    if dtype is not None:
+        refuse_dtype(op, dtype)
+    return result_type(x) if dtype is None and device is not None else dtype
 
 
 @primitive()
-def zeros_like(xp, x, dtype=None) -> Any:
-    """Zeros of the shape, device and (unless given) dtype of x."""
+def _zeros_like(xp, x, dtype) -> Any:
     return xp.zeros_like(x, dtype=dtype)
 
 
+def zeros_like(x, /, *, dtype=None, device=None) -> Any:
+    """Zeros of the shape and (unless given) of the dtype and on the device of x."""
+    dtype = _alike("zeros_like", x, dtype, device)
+    return _zeros_like(x, dtype) if device is None else zeros(x.shape, dtype, device=device)
+
+
 @primitive()
-def ones_like(xp, x, dtype=None) -> Any:
-    """Ones of the shape, device and (unless given) dtype of x."""
+def _ones_like(xp, x, dtype) -> Any:
     return xp.ones_like(x, dtype=dtype)
 
 
+def ones_like(x, /, *, dtype=None, device=None) -> Any:
+    """Ones of the shape and (unless given) of the dtype and on the device of x."""
+    dtype = _alike("ones_like", x, dtype, device)
+    return _ones_like(x, dtype) if device is None else ones(x.shape, dtype, device=device)
+
+
 @primitive()
-def full_like(xp, x, fill_value, dtype=None) -> Any:
-    """`fill_value` repeated, in the shape, device and (unless given) dtype of x."""
+def _empty_like(xp, x, dtype) -> Any:
+    return xp.empty_like(x, dtype=dtype)
+
+
+def empty_like(x, /, *, dtype=None, device=None) -> Any:
+    """Uninitialised memory of the shape and (unless given) of the dtype and on the device of x."""
+    dtype = _alike("empty_like", x, dtype, device)
+    return _empty_like(x, dtype) if device is None else empty(x.shape, dtype, device=device)
+
+
+@primitive()
+def _full_like(xp, x, fill_value, dtype) -> Any:
     return xp.full_like(x, fill_value, dtype=dtype)
 
 
-@primitive()
-def empty_like(xp, x, dtype=None) -> Any:
-    """Uninitialised memory of the shape, device and (unless given) dtype of x."""
-    return xp.empty_like(x, dtype=dtype)
+def full_like(x, /, fill_value, *, dtype=None, device=None) -> Any:
+    """`fill_value` repeated, in the shape and (unless given) of the dtype and on the device of x."""
+    dtype = _alike("full_like", x, dtype, device)
+    if device is None:
+        return _full_like(x, fill_value, dtype)
+    return full(x.shape, fill_value, dtype=dtype, device=device)

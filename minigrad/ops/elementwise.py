@@ -8,9 +8,11 @@ Python number takes the dtype of what it meets.
 import math
 from typing import Any
 
-from ..backend import SCALARS, cast, is_floating, refuse_dtype
+from ..autograd import Variable
+from ..backend import SCALARS, cast, is_floating, move, of, refuse_dtype
 from ..primitive import elementwise, primitive
 from .activations import sigmoid
+from .dtypes import numpy_dtype
 
 
 def _nothing(xp, g):
@@ -257,12 +259,17 @@ def imag(xp, x) -> Any:
 # --- rounding: constant almost everywhere ----------------------------------------------------------
 
 
-@elementwise(x=_nothing)
+def _whole(x):
+    """Whether x is of integers, of which CuPy's functions, and NumPy's before 2.1, would make floats."""
+    return "int" in str(x.dtype)
+
+
+@elementwise(lambda xp, x: +x if _whole(x) else xp.floor(x), x=_nothing)
 def floor(x) -> Any:
     """The largest integer not above x. Its derivative is 0."""
 
 
-@elementwise(x=_nothing)
+@elementwise(lambda xp, x: +x if _whole(x) else xp.ceil(x), x=_nothing)
 def ceil(x) -> Any:
     """The smallest integer not below x. Its derivative is 0."""
 
@@ -272,7 +279,7 @@ def round(x) -> Any:
     """The nearest integer; halves go to the even one. Its derivative is 0."""
 
 
-@elementwise(x=_nothing)
+@elementwise(lambda xp, x: +x if _whole(x) else xp.trunc(x), x=_nothing)
 def trunc(x) -> Any:
     """x without its fraction. Its derivative is 0."""
 
@@ -410,7 +417,24 @@ def _cast_away(xp, x, dtype):
     return cast(xp, x, dtype)
 
 
-def astype(x, dtype) -> Any:
-    """x converted to `dtype`. The gradient is converted back; to integers and bools none flows."""
+def _back(g, device, source) -> Any:
+    return _to(g, source, device)
+
+
+@primitive(x=_back)
+def _to(xp, x, device, source) -> Any:
+    return move(x, device)
+
+
+def astype(x, dtype, copy=True, device=None) -> Any:
+    """x converted to `dtype`, and moved to `device` if one is named.
+
+    The gradient is converted and moved back; to integers and bools none flows. `copy=False` gives x itself
+    where nothing changes.
+    """
     refuse_dtype("astype", dtype)
-    return (_cast if is_floating(dtype) else _cast_away)(x, dtype)
+    data = x._data if isinstance(x, Variable) else x
+    if copy or numpy_dtype("astype", data) != numpy_dtype("astype", dtype):
+        x = (_cast if is_floating(dtype) else _cast_away)(x, dtype)
+    source = None if device is None else of(data)
+    return x if source is None or source.name == device else _to(x, device, source.name)

@@ -171,24 +171,29 @@ def _centred(xp, x, axis):
     return x - xp.mean(x, axis=axis, keepdims=True)
 
 
+def _degrees(shape, axis, correction):
+    """n - correction; NaN where that leaves nothing, so that the variance is."""
+    n = _count(shape, axis)
+    return n - correction if n > correction else math.nan
+
+
 def _variance(xp, x, axis, correction, keepdims):
-    n = _count(x.shape, axis)
-    if n <= correction:
-        raise ValueError(f"{n} element(s) are too few for correction={correction}")
-    return xp.sum(xp.square(_centred(xp, x, axis)), axis=axis, keepdims=keepdims) / (n - correction)
+    total = xp.sum(xp.square(_centred(xp, x, axis)), axis=axis, keepdims=keepdims)
+    return total / _degrees(x.shape, axis, correction)
 
 
 @primitive(
     x=lambda xp, g, x, axis, correction, keepdims: (
         _kept(xp, g, x.shape, axis, keepdims)
         * _centred(xp, x, axis)
-        * (2 / (_count(x.shape, axis) - correction))
+        * (2 / _degrees(x.shape, axis, correction))
     )
 )
 def var(xp, x, axis=None, correction=0.0, keepdims=False) -> Any:
     """The variance: squared distances from the mean, summed, over n - `correction`.
 
-    `correction=1` gives the unbiased estimate, which is torch's default; 0 is the standard's.
+    `correction=1` gives the unbiased estimate, which is torch's default; 0 is the standard's. Of no more
+    than `correction` elements it is NaN.
     """
     return _variance(xp, x, axis, correction, keepdims)
 
@@ -196,7 +201,7 @@ def var(xp, x, axis=None, correction=0.0, keepdims=False) -> Any:
 def _std_dx(xp, g, x, out, axis, correction, keepdims):
     out = xp.where(out == 0, xp.ones_like(out), out)  # where it is 0, so is the distance from the mean
     g = _kept(xp, g / out, x.shape, axis, keepdims)
-    return g * _centred(xp, x, axis) * (1 / (_count(x.shape, axis) - correction))
+    return g * _centred(xp, x, axis) * (1 / _degrees(x.shape, axis, correction))
 
 
 @primitive(x=_std_dx)
