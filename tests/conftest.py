@@ -16,6 +16,9 @@ from minigrad.backend import Backend, register
 # What tests compile is kept from one run to the next, but not among the kernels of the user.
 os.environ.setdefault("MINIGRAD_CACHE", str(Path(__file__).parent.parent / ".pytest_cache" / "kernels"))
 
+# Read by SciPy when it is first imported, and by scikit-learn: whether to take other arrays than NumPy's.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
+
 # Not on the device that NumPy can read: from this one every silent conversion to NumPy raises, as from
 # a GPU. What passes here uses nothing beyond the standard, and mixes no host arrays in.
 DEVICE = strict.Device("device1")
