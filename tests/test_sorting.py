@@ -158,6 +158,13 @@ def test_the_gradient_of_a_median_is_shared_by_the_middle_two():
     assert take_grad(x).tolist() == [0, 0.25, 0.75, 0]
 
 
+@pytest.mark.parametrize("q", [0.25, [0.25], (0.25, 1), np.array([0.25, 1]), mg.tensor([0.25])])
+def test_quantile_takes_its_fractions_in_any_form(q):
+    x = np.array([4.0, 1.0, 2.0, 9.0])
+    plain = q.numpy() if isinstance(q, mg.Tensor) else q
+    np.testing.assert_allclose(mg.quantile(mg.tensor(x), q).numpy(), np.quantile(x, plain), strict=True)
+
+
 def test_ranks_of_infinities_are_no_nan():
     x = mg.tensor([math.inf, math.inf, 1.0, -math.inf])
     assert mg.median(x[:2]).item() == math.inf

@@ -128,11 +128,12 @@ def quantile(x, q, axis=None, keepdims=False) -> Any:
 
     Args:
         x: integers become floats. NaN gives NaN.
-        q: a number from 0 to 1; or a list of them, along which the first axis of the result runs.
+        q: a number from 0 to 1; or a list or array of them, along which the first axis of the result runs.
         axis, keepdims: as in `median`.
 
     The gradient goes to the two neighbours, in proportion; there is none by `q`.
     """
+    q = q.tolist() if hasattr(q, "tolist") else q
     rows, kept = _sorted_rows("quantile", x, axis)
     results = [_at_rank(rows, each) for each in (q if isinstance(q, (list, tuple)) else [q])]
     results = [reshape(each, kept) for each in results] if keepdims else results
