@@ -72,6 +72,12 @@ def test_write_and_add_at(given, scalar):
         np.testing.assert_array_equal(here(out), expected)
 
 
+def test_an_ellipsis_for_no_axes_parts_the_indices():
+    x, key = np.arange(12).reshape(2, 3, 2), (slice(None), 1, ..., np.array([1]))
+    assert x[key].shape == (1, 2)
+    np.testing.assert_array_equal(here(beyond.read(DEVICE.xp, there(x), moved(key))), x[key], strict=True)
+
+
 @pytest.mark.parametrize("key", [4, -5, (0, 0, 0), (np.array([0, 4]),), (slice(None), np.array([-4]))])
 def test_an_index_that_is_out_of_bounds_is_refused(key):
     with pytest.raises(IndexError):

@@ -71,16 +71,16 @@ def _places(xp, key, x):
     for part in key if isinstance(key, tuple) else (key,):
         is_mask = "bool" in str(getattr(part, "dtype", ""))
         parts.extend(xp.nonzero(part) if is_mask else [part])
+    # Integers and integer arrays broadcast to a block of axes, which stands where the first of them does:
+    # or, as NumPy has it, in front, if something stands between them, be it an ellipsis for no axes.
+    together = _are_neighbours(_indices(parts))
     end = next((i for i, part in enumerate(parts) if part is Ellipsis), len(parts))
     missing = len(x.shape) - sum(part is not None and part is not Ellipsis for part in parts)
     if missing < 0:
         raise IndexError(f"too many indices for an array of shape {tuple(x.shape)}")
     parts[end : end + 1] = [slice(None)] * missing
 
-    # Integers and integer arrays broadcast to a block of axes, which stands where the first of them does:
-    # or, as NumPy has it, in front, if something stands between them.
-    indices = [i for i, part in enumerate(parts) if part is not None and not isinstance(part, slice)]
-    together = not indices or indices[-1] - indices[0] == len(indices) - 1
+    indices = _indices(parts)
     first = indices[0] if indices and together else 0
     shapes = [tuple(getattr(parts[i], "shape", ())) for i in indices]
     width = max(map(len, shapes), default=0)
@@ -110,6 +110,15 @@ def _places(xp, key, x):
             part = xp.where(part < 0, part + size, part)
         places = places + stride * xp.reshape(part, (1,) * before + tuple(part.shape) + (1,) * after)
     return places
+
+
+def _indices(parts):
+    """Where in a key there are integers and integer arrays."""
+    return [i for i, part in enumerate(parts) if not (part is None or part is ... or isinstance(part, slice))]
+
+
+def _are_neighbours(places):
+    return not places or places[-1] - places[0] == len(places) - 1
 
 
 # --- sums of products ------------------------------------------------------------------------------
