@@ -68,7 +68,6 @@ class Case:
     torch: Callable[..., Any] | str | None = ""
     elementwise: bool = False
     differentiable: bool = True
-    standard: bool = True  # whether it keeps to the Array API standard, which numpy and cupy exceed
     dtypes: tuple[Any, ...] = (np.float16, np.float32, np.float64)  # those of floats that it computes in
     ulps: int = 8  # how far from torch it may be in float32
 
@@ -92,6 +91,11 @@ class Case:
     def expected(self, *inputs: np.ndarray) -> np.ndarray:
         """What NumPy makes of it."""
         return np.asarray((self.numpy or operator.attrgetter(self.op)(np))(*inputs, **self.settings))
+
+    @property
+    def orders(self) -> int:
+        """How many orders of derivatives are checked against finite differences."""
+        return 0 if not self.smooth() else 3 if self.elementwise else 2
 
     def smooth(self) -> list[int]:
         """Which inputs have gradients."""

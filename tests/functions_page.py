@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cases import CASES, orders
+from cases import CASES
 
 import minigrad as mg
 
@@ -24,8 +24,9 @@ HEAD = """\
 
 *Made by `python tests/functions_page.py` from the table of cases (`tests/cases.py`) and the docstrings.*
 
-For each function of `minigrad` (and of `minigrad.linalg`): the inputs by which it is differentiable, the orders
-of its derivatives that are checked against finite differences, and what its docstring says of ties and corners.
+For each function of `minigrad` (and of `minigrad.linalg`): the inputs by which it is differentiable, the
+orders of its derivatives that are checked against finite differences, and what its docstring says of ties
+and corners.
 A dash means that it has no derivative: its result is of integers or bools, or does not depend on the values.
 """
 
@@ -59,11 +60,11 @@ def names() -> dict[str, dict[str, Any]]:
 
 
 def line(name: str, function: Any) -> str:
-    cases = [case for case in CASES if case.op == name.removeprefix("linalg.")]
+    cases = [case for case in CASES if case.op in (name, function.__name__)]
     parameters = list(inspect.signature(function).parameters)
     smooth = sorted({i for case in cases for i in case.smooth()})
     by = ", ".join(dict.fromkeys(parameters[min(i, len(parameters) - 1)] for i in smooth)) or "-"
-    checked = str(max((orders(case) for case in cases if case.smooth()), default=0) or "-")
+    checked = str(max((case.orders for case in cases), default=0) or "-")
     first, *rest = sentences(function.__doc__)
     corners = " ".join(text for text in rest if CORNERS.search(text))
     return f"| `{name}` | {first} | {by} | {checked} | {corners} |".replace("  ", " ")

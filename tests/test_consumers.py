@@ -74,24 +74,10 @@ SCIPY: dict[str, tuple[str, Callable[..., Any], int]] = {
     "gaussian window": ("signal.windows", lambda m, x: x * m.gaussian(3, 1.0, xp=x.__array_namespace__()), 1),
     "Rotation": ("spatial.transform", lambda m, x: m.Rotation.from_rotvec(x).as_matrix(), 1),
 }
-NEEDS = {
-    **dict.fromkeys(("logsumexp", "rel_entr", "entropy", "trapezoid", "cubature", "rosen"), "count_nonzero"),
-    **dict.fromkeys(("derivative", "Rotation"), "broadcast_arrays"),
-    **dict.fromkeys(("lmoment",), "vecdot"),
-    **dict.fromkeys(("quantile",), "sort"),
-    **dict.fromkeys(("PCA", "PCA, explained variance", "Ridge"), "linalg"),
-}
-
-
-def need(name: str) -> None:
-    """Skip what needs a function that is not there yet."""
-    if not hasattr(mg, NEEDS.get(name, "sum")):
-        pytest.skip(f"needs minigrad.{NEEDS[name]}")
 
 
 @pytest.mark.parametrize("name", SCIPY)
 def test_scipy(name):
-    need(name)
     module, function, inputs = SCIPY[name]
     scipy = consumer(f"scipy.{module}")
     check(lambda *xs: function(scipy, *xs), *(X, Y)[:inputs])
@@ -133,7 +119,6 @@ SKLEARN: dict[str, tuple[str, Callable[..., Any], int]] = {
 
 @pytest.mark.parametrize("name", SKLEARN)
 def test_scikit_learn(name):
-    need(name)
     module, function, inputs = SKLEARN[name]
     sklearn = consumer("sklearn")
     its = consumer(f"sklearn.{module}")
@@ -143,8 +128,6 @@ def test_scikit_learn(name):
 
 @pytest.mark.parametrize("name", ["accuracy_score", "f1_score", "recall_score"])
 def test_scikit_learns_scores_of_classes(name):
-    if not hasattr(mg, "unique_values"):
-        pytest.skip("needs minigrad.unique_values")
     sklearn, metrics = consumer("sklearn"), consumer("sklearn.metrics")
     true, guessed = np.array([0, 1, 1, 0, 1]), np.array([0, 1, 0, 0, 1])
     score = getattr(metrics, name)

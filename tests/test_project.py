@@ -8,6 +8,7 @@ import pkgutil
 import re
 from pathlib import Path
 
+import functions_page
 import pytest
 
 import minigrad as mg
@@ -109,6 +110,10 @@ def test_readme_lists_files_with_their_length():
         )
     every = {str(p.relative_to(ROOT)) for p in PACKAGE.rglob("*.py") if p.name != "__init__.py"}
     assert {name for name, _ in listed} == every
+
+
+def test_the_page_of_functions_is_up_to_date():
+    assert functions_page.PAGE.read_text() == functions_page.page(), "run python tests/functions_page.py"
 
 
 def test_readme_names_the_two_commands():

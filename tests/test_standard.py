@@ -23,40 +23,6 @@ LEFT_OUT |= {"fft"}  # an optional extension, of complex numbers
 LEFT_OUT |= {name for name in strict.__all__ if "strict_flags" in name.lower()} | {"Device", "__version__"}
 LEFT_OUT |= {"ArrayAPIStrictFlags"}
 
-# What is not there yet, or not with all parameters. A name that has come must be taken off this list.
-NOT_YET = {
-    "argsort",
-    "broadcast_arrays",
-    "broadcast_shapes",
-    "conj",
-    "copysign",
-    "count_nonzero",
-    "cumulative_prod",
-    "cumulative_sum",
-    "diff",
-    "imag",
-    "isin",
-    "meshgrid",
-    "nextafter",
-    "nonzero",
-    "prod",
-    "real",
-    "repeat",
-    "reshape",
-    "searchsorted",
-    "signbit",
-    "sort",
-    "sum",
-    "tile",
-    "unique_all",
-    "unique_counts",
-    "unique_inverse",
-    "unique_values",
-    "unstack",
-    "vecdot",
-    "linalg",
-    *(f"linalg.{name}" for name in strict.linalg.__all__),
-}
 NAMES = sorted({*strict.__all__} - LEFT_OUT) + [f"linalg.{name}" for name in strict.linalg.__all__]
 
 
@@ -101,16 +67,10 @@ def problems(name: str) -> list[str]:
     return lacking(ours, standard) if inspect.isfunction(standard) else []
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_YET])
+@pytest.mark.parametrize("name", NAMES)
 def test_names_and_signatures_of_the_standard(name):
     assert problems(name) == []
     assert "." in name or name in mg.__all__
-
-
-@pytest.mark.parametrize("name", sorted(NOT_YET))
-def test_what_is_not_there_yet(name):
-    assert name in NAMES
-    assert problems(name), f"{name} has come: take it off NOT_YET"
 
 
 @pytest.mark.parametrize(
@@ -598,11 +558,10 @@ def parameters(name: str) -> list[str]:
     return list(inspect.signature(function).parameters) if inspect.isfunction(function) else []
 
 
-HERE = [name for name in NAMES if name not in NOT_YET]
 BINARY = [
-    name for name in HERE if parameters(name) == ["x1", "x2"] and "matmul" not in name and "." not in name
+    name for name in NAMES if parameters(name) == ["x1", "x2"] and "matmul" not in name and "." not in name
 ]
-REDUCTIONS = [name for name in HERE if {"axis", "keepdims"} <= {*parameters(name)} and "." not in name]
+REDUCTIONS = [name for name in NAMES if {"axis", "keepdims"} <= {*parameters(name)} and "." not in name]
 
 
 @functools.cache
@@ -621,7 +580,7 @@ def named(name: str) -> Any:
     return lambda xp, x, **options: getattr(xp, name)(x, **options)
 
 
-UNARY = [name for name in HERE if parameters(name) == ["x"] and "." not in name and "matrix" not in name]
+UNARY = [name for name in NAMES if parameters(name) == ["x"] and "." not in name and "matrix" not in name]
 UNARY = [name for name in UNARY if dtypes_of(named(name))]
 
 
@@ -751,7 +710,7 @@ SETTINGS: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(
     ("name", "call"),
-    [pytest.param(*row, id=f"{i}-{row[0]}") for i, row in enumerate(SETTINGS) if row[0] in HERE],
+    [pytest.param(*row, id=f"{i}-{row[0]}") for i, row in enumerate(SETTINGS) if row[0] in NAMES],
 )
 @given(data=st.data())
 @few
@@ -762,7 +721,7 @@ def test_functions_with_settings(name, call, data):
 
 def test_every_function_is_compared():
     compared = {*UNARY, *BINARY, *REDUCTIONS, *(name for name, _ in SETTINGS)}
-    functions = {name for name in HERE if parameters(name) and "." not in name}
+    functions = {name for name in NAMES if parameters(name) and "." not in name}
     others = {"isin", "broadcast_shapes"}  # not in the standard before 2025.12, so strict's refuse
     others |= {"imag"}  # of complex numbers alone
     others |= {"can_cast", "finfo", "iinfo", "isdtype", "result_type", "astype"}  # see above
