@@ -11,6 +11,7 @@ from helpers import take_grad
 
 import minigrad as mg
 from minigrad import backend as current_name
+from minigrad.backend import get
 
 
 def python(code: str, **environment: str) -> str:
@@ -136,3 +137,19 @@ def test_environment_variable():
 def test_import_loads_nothing_heavy():
     heavy = "print([m for m in ('cupy', 'matplotlib', 'torch', 'scipy', 'inspect') if m in sys.modules])"
     assert python(f"import sys, minigrad; {heavy}") == python(f"import sys, numpy; {heavy}")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32])
+@pytest.mark.parametrize(
+    "shapes", [((9000,),) * 3, ((200, 100), (1, 100), (100,)), ((100, 100), (), (100, 1))]
+)
+def test_where_chooses_what_numpy_chooses(shapes, dtype):
+    random = np.random.default_rng(0)
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-310, -2.5, 1.0])
+    with np.errstate(invalid="ignore"):
+        x, y = (special[random.integers(0, 8, shape)].astype(dtype) for shape in shapes[1:])
+    condition = random.random(shapes[0]) < 0.5
+    for c, a, b in ((condition, x, y), (condition[::-1], x, y.T), (condition, x, 2.0), (condition, 2, y)):
+        got, expected = get("numpy").xp.where(c, a, b), np.where(c, a, b)
+        assert got.dtype == expected.dtype
+        assert got.tobytes() == expected.tobytes()
