@@ -114,6 +114,8 @@ def test_readme_lists_files_with_their_length():
 
 def test_the_page_of_functions_is_up_to_date():
     assert functions_page.PAGE.read_text() == functions_page.page(), "run python tests/functions_page.py"
+
+
 def test_readme_points_each_promise_to_tests_that_exist():
     rows = re.findall(r"^\| (\d+)\. .*\| (`tests/.*`) \|$", README, re.MULTILINE)
     assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))
