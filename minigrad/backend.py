@@ -70,6 +70,16 @@ def register(backend: Backend) -> None:
     _by_type[backend.array] = backend
 
 
+def register_arrays(backend: Backend) -> None:
+    """Let operations find `backend` by its arrays: batched ones, that hold those of the one of this name."""
+    _by_type[backend.array] = backend
+
+
+def plain(array: Array) -> Array:
+    """`array` itself; or, of one inside `vmap`, that of all examples."""
+    return getattr(array, "examples", array)
+
+
 _BITS = {numpy.dtype(f"f{n}"): numpy.dtype(f"i{n}") for n in (2, 4, 8)}
 
 
@@ -134,6 +144,8 @@ def of(value: object) -> Backend | None:
 def namespace(op: str, values: list[Any]) -> Namespace:
     """The namespace of the arrays among `values`, the arguments of `op`.
 
+    Inside `vmap` it is that of the batched ones, which takes plain arrays too.
+
     Raises:
         ValueError: they live on different backends.
         TypeError: there is no array among them.
@@ -146,7 +158,9 @@ def namespace(op: str, values: list[Any]) -> Namespace:
             continue
         if found is None:
             found, first = its, value
-        elif its is not found:
+        elif its.name == found.name:
+            found = its if found is _loaded[found.name] else found
+        else:
             raise ValueError(
                 f"{op}: its inputs live on different devices, {found.name!r} {tuple(first.shape)} and "
                 f"{its.name!r} {tuple(value.shape)}: move one of them with .to({found.name!r}) or "
@@ -202,6 +216,10 @@ def current() -> Backend:
     return get(backend())
 
 
+vmap_depth: ContextVar[int] = ContextVar("minigrad.vmap_depth", default=0)
+"""How many functions that `vmap` made are running, one inside the other."""
+
+
 # --- moving and converting --------------------------------------------------------------------------
 
 
@@ -209,6 +227,8 @@ def move(array: Array, name: str) -> Array:
     """`array` on the backend called `name`: itself if it is there already, else a copy."""
     source = of(array)
     assert source is not None
+    if plain(array) is not array:
+        return array.moved(name)
     return array if source.name == name else get(name).from_numpy(source.to_numpy(array))
 
 

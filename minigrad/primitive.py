@@ -33,7 +33,7 @@ import numpy
 
 from .autograd import Memory, Node, Variable, grad_enabled, new, next_number, outside, wrap
 from .autograd.node import HERE, Hooks
-from .backend import SCALARS, Array, namespace, numpy_namespace, of
+from .backend import SCALARS, Array, Namespace, namespace, numpy_namespace, of, plain
 
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -260,6 +260,8 @@ def _apply(op: Op, values: list[Any]) -> Any:
     if plain and tensors:
         for slot in plain:  # the caller may write to it before backward reads it
             values[slot] = numpy.array(values[slot])
+    if xp is not numpy_namespace and hasattr(xp, "lift") and (lifted := xp.lift(values)):  # inside vmap
+        return _apply(op, xp.lift(_as_given(values, needed, parents, homes)) if tensors else lifted)
     try:
         out = op.forward(xp, *values)
     except Exception as error:
@@ -292,6 +294,20 @@ def _apply(op: Op, values: list[Any]) -> Any:
     if recording is not True:
         recording.check(op.name, node, out, values)
     return wrap(out, node, home)
+
+
+def _as_given(
+    values: list[Any], needed: int, parents: list[Node], homes: list[tuple[int, Memory]]
+) -> list[Any]:
+    """The arguments of an op as tensors again."""
+    nodes = iter(parents)
+    memories = dict(homes)
+    return [
+        value
+        if of(value) is None
+        else wrap(value, next(nodes) if needed >> slot & 1 else None, memories.get(slot))
+        for slot, value in enumerate(values)
+    ]
 
 
 def _unary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
@@ -377,7 +393,11 @@ def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
             if type(out) is not _ndarray:
                 out = numpy.asarray(out)
         else:
-            out = _compute(op, a, b)
+            xp = namespace(name, [a, b])
+            lifted = xp.lift([x, y]) if hasattr(xp, "lift") else None  # inside vmap, see there
+            if lifted:
+                return call(*lifted)
+            out = _compute(op, xp, a, b)
         parents: Any
         if node_x is None:
             needed, parents = 2, (node_y,)
@@ -415,9 +435,8 @@ def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
     return call
 
 
-def _compute(op: Op, a: Any, b: Any) -> Array:
+def _compute(op: Op, xp: Namespace, a: Any, b: Any) -> Array:
     """The forward function of a binary elementwise op wherever its arrays live."""
-    xp = namespace(op.name, [a, b])
     try:
         out = op.forward(xp, a, b)
     except Exception as error:
@@ -454,6 +473,8 @@ def _home_of(xp: Any, out: Array, values: list[Any], homes: list[tuple[int, Memo
 
 
 def _overlap(xp: Any, a: Array, b: Array) -> bool:
+    if type(a) is not _ndarray or type(b) is not _ndarray:
+        a, b = plain(a), plain(b)
     if type(a) is not type(b):  # moved to another device
         return False
     return not hasattr(xp, "may_share_memory") or xp.may_share_memory(a, b)

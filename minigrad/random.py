@@ -19,7 +19,7 @@ from typing import Any
 import numpy
 
 from .autograd import require_grad, wrap
-from .backend import Backend, current, get, namespace, refuse_dtype
+from .backend import Backend, current, get, namespace, refuse_dtype, vmap_depth
 from .ops import default_dtype
 
 # --- the stream ------------------------------------------------------------------------------------
@@ -148,6 +148,7 @@ def _tensor(
     op: str, shape: Any, draw: Callable[..., Any], device: str | None = None, requires_grad: bool = False
 ) -> Any:
     """What `draw` makes of a generator, one of NumPy's or CuPy's with the same methods, and of a shape."""
+    _refuse_in_vmap(op)
     try:
         sizes = tuple(operator.index(n) for n in (shape if isinstance(shape, tuple | list) else [shape]))
     except TypeError:
@@ -163,6 +164,14 @@ def _tensor(
     if requires_grad:
         require_grad(result)
     return result
+
+
+def _refuse_in_vmap(op: str) -> None:
+    if vmap_depth.get():
+        raise RuntimeError(
+            f"{op}: random numbers inside vmap would be the same for all examples: draw them before, and pass "
+            "them as an argument"
+        )
 
 
 def _on_gpu(size: int) -> Any:
@@ -295,5 +304,6 @@ def permutation(n: int, device=None) -> Any:
     """
     if n < 0:
         raise ValueError(f"permutation: n must not be negative, got {n}")
+    _refuse_in_vmap("permutation")
     order = numpy.asarray(generator().permutation(n), dtype=numpy.int64)
     return wrap(_backend(device).from_numpy(order))

@@ -13,7 +13,7 @@ from . import ops
 from .autograd import Leaf, Variable, grad_mode, gradients, require_grad, wrap
 from .autograd.backward import as_array, given_gradient
 from .autograd.node import Hook, hooks_of
-from .backend import Array, Backend, of
+from .backend import Array, Backend, get, of, plain
 from .operators import Operators
 
 
@@ -193,6 +193,11 @@ class Tensor(Operators):
                 "backward: this tensor has no graph: it was not computed from a tensor with "
                 "requires_grad=True, or it was computed under no_grad()"
             )
+        if plain(self._data) is not self._data:
+            raise RuntimeError(
+                "backward: inside vmap it would have to add a gradient for each example to one leaf; use "
+                "grad or vjp inside, or call backward() on the result of vmap"
+            )
         with grad_mode(create_graph):  # in which the given gradient keeps its graph
             given = given_gradient("backward", self, gradient)
         if create_graph:
@@ -351,8 +356,11 @@ class Tensor(Operators):
     # --- printing, copying, pickling ---------------------------------------------------------------
 
     def __repr__(self) -> str:
-        text = numpy.array2string(_backend(self).to_numpy(self._data), separator=", ", prefix="tensor(")
+        array = plain(self._data)  # inside vmap that of all examples
+        text = numpy.array2string(get(self.device).to_numpy(array), separator=", ", prefix="tensor(")
         facts = [f"dtype={self.dtype}", f"device={self.device}"]
+        if array is not self._data:
+            facts.append(f"one of {array.shape[: array.ndim - self.ndim]} examples")
         if self.node is not None:
             facts.append(f"op={self.node.plan.name}" if self.node.plan else "requires_grad=True")
         return f"tensor({text}, {', '.join(facts)})"

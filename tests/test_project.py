@@ -19,13 +19,13 @@ PACKAGE = ROOT / "minigrad"
 # Each module imports only from those before it; those in one line know nothing of each other.
 ORDER = [
     ["backend"],
-    ["kernels"],
+    ["batched", "kernels"],
     ["autograd"],
     ["primitive"],
     ["ops"],
     ["operators"],
     ["tensor"],
-    ["random", "drawing", "testing"],
+    ["random", "drawing", "testing", "vmap"],
     ["data"],
     ["nn", "optim"],
     ["transforms"],

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from ..backend import Array, Namespace, cast, create, numpy_namespace, of
+from ..backend import Array, Namespace, cast, create, numpy_namespace, of, plain
 from .anomaly import check_gradient
 from .mode import grad_mode, watcher
 from .node import FREED, Hooks, Node, Variable, made_at, wrap
@@ -221,13 +221,15 @@ def given_gradient(op: str, output: Any, gradient: Any) -> Any:
         else Variable.namespace.tensor(gradient, device=backend.name)
     )
     array = given._data
-    if array.shape != data.shape or of(array) is not backend:
+    if array.shape != data.shape or of(array).name != backend.name:  # pyright: ignore[reportOptionalMemberAccess]
         raise ValueError(
             f"{op}: got a gradient of shape {array.shape} on {of(array).name!r} for a tensor of "  # pyright: ignore[reportOptionalMemberAccess]
             f"shape {data.shape} on {backend.name!r}"
         )
     if array.dtype != data.dtype:
         given = Variable.namespace.astype(given, data.dtype)
+    if plain(data) is not data:  # inside vmap
+        given = data.take_in(given)
     return given if given.home is None else given * 1.0  # an optimizer may write to it
 
 

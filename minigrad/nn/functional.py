@@ -7,7 +7,7 @@ import numpy
 
 from .. import ops, random
 from ..autograd import wrap
-from ..backend import is_floating, namespace
+from ..backend import is_floating, namespace, plain
 from ..ops import gelu, linear, relu, sigmoid, silu, softplus, tanh
 from ..ops.indexing import grid
 from ..ops.losses import cross_entropy_of
@@ -95,6 +95,8 @@ def cross_entropy(
     _check_classes(target, shape, axis)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"cross_entropy: reduction must be one of {_REDUCTIONS}, got {reduction!r}")
+    if plain(target._data) is not target._data:  # inside vmap
+        input = target._data.take_in(input)
     factor = -1.0 if reduction != "mean" else -1 / target.size if target.size else math.nan
     # In the place of the scores in the graph: see cross_entropy_of.
     log_p = wrap(ops.log_softmax(input._data, axis), input.node)
@@ -111,12 +113,12 @@ def _check_classes(target: Tensor, shape: tuple[int, ...], axis: int) -> None:
     if target.dtype == bool:
         raise TypeError(f"cross_entropy: class indices must be integers, got {target.dtype}")
     # An array library reads a negative index from the end, and CuPy one that is too large, too.
-    array = target._data
+    array = plain(target._data)  # inside vmap that of all examples
     xp = namespace("cross_entropy", [array])
     if array.size and (
         xp.min(array) < 0 or (not isinstance(array, numpy.ndarray) and xp.max(array) >= shape[axis])
     ):
         raise IndexError(
             f"cross_entropy: class indices must be from 0 to {shape[axis] - 1}, got "
-            f"{target.min().item()} to {target.max().item()}"
+            f"{array.min()} to {array.max()}"
         )

@@ -44,7 +44,7 @@ def _convert(op: str, data: Any, dtype: Any, device: str | None, copy: bool | No
     """`data` as an array of that dtype on that device, copied if `copy`, or if there is no other way."""
     given = data._data if isinstance(data, Variable) else data
     source = of(given)
-    if source is None or source.name == "numpy":
+    if source is None or source is get("numpy"):
         array = _read(op, given, dtype, copy)
         device = device or ("numpy" if isinstance(data, Variable) else current().name)
     else:

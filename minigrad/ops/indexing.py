@@ -7,33 +7,39 @@ that were read) and a scatter has a reading: so the two are each other's rules, 
 from typing import Any
 
 from ..autograd import Variable
-from ..backend import cast, check_axis, create, is_floating, namespace, of
+from ..backend import cast, check_axis, create, is_floating, namespace, of, plain
 from ..primitive import primitive
 from . import beyond
 from .shaping import broadcast_to, reshape
 
 
 def _plain(op, x, key):
-    """`key` with arrays in place of tensors and lists, and whether it can name a place twice."""
-    x = x._data if isinstance(x, Variable) else x
+    """x, `key` with arrays in place of tensors and lists, and whether it can name a place twice.
+
+    x is as it was given, but inside `vmap`, where the examples may have keys of their own, as they need it.
+    """
+    given, x = x, x._data if isinstance(x, Variable) else x
     xp = namespace(op, [x])
     parts = []
     twice = False
     for part in key if isinstance(key, tuple) else (key,):
         if isinstance(part, Variable):
             part = part._data
-        elif of(part) is not None:
-            part = xp.asarray(part, copy=True)  # the caller may write to it before backward reads it
+        elif of(part) is not None:  # the caller may write to it before backward reads it
+            part = namespace(op, [part]).asarray(part, copy=True)
         elif isinstance(part, (list, tuple)):
             part = xp.asarray(part)
             part = part if part.size else create(xp, "zeros", part.shape, dtype=int, like=x)
-        if getattr(part, "shape", ()) != ():
-            namespace(op, [x, part])  # refuses an index on another device
-            if is_floating(part.dtype):
-                raise IndexError(f"{op}: indices must be integers or bools, got {part.dtype}")
-            twice = twice or not _is_mask(part)
+        if hasattr(part, "shape"):
+            if plain(part) is not part:
+                given = part.take_in(given)
+            if part.shape != ():
+                namespace(op, [x, part])  # refuses an index on another device
+                if is_floating(part.dtype):
+                    raise IndexError(f"{op}: indices must be integers or bools, got {part.dtype}")
+                twice = twice or not _is_mask(part)
         parts.append(part)
-    return (tuple(parts) if isinstance(key, tuple) else parts[0]), twice
+    return given, (tuple(parts) if isinstance(key, tuple) else parts[0]), twice
 
 
 def _is_mask(array):
@@ -51,7 +57,7 @@ def _getitem(xp, x, key, twice) -> Any:
 
 def getitem(x, key) -> Any:
     """x[key]. A key has integers, slices, `None`, `...`, integer arrays and masks, as in NumPy."""
-    key, twice = _plain("getitem", x, key)
+    x, key, twice = _plain("getitem", x, key)
     return _getitem(x, key, twice)
 
 
@@ -97,7 +103,7 @@ def _last_writes(xp, x, key):
 
 def setitem(x, key, value) -> Any:
     """A copy of x in which x[key] is `value`, broadcast to its shape and converted to its dtype."""
-    key, twice = _plain("setitem", x, key)
+    x, key, twice = _plain("setitem", x, key)
     if isinstance(value, list):
         raise TypeError("setitem: got a list where a tensor or a number is expected")
     if isinstance(value, Variable) and not is_floating(x.dtype):
