@@ -18,7 +18,18 @@ from .ops import *
 from .ops.dtypes import __array_namespace_info__
 from .primitive import primitive
 from .tensor import Tensor
-from .transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, stop_gradient, value_and_grad, vjp
+from .transforms import (
+    checkpoint,
+    grad,
+    hessian,
+    hvp,
+    jacobian,
+    jvp,
+    stop_gradient,
+    value_and_grad,
+    vjp,
+    vmap,
+)
 
 tensor = ops.tensor  # the function, which importing the module of that name has hidden
 
@@ -68,5 +79,6 @@ __all__ = [
     "use_backend",
     "value_and_grad",
     "vjp",
+    "vmap",
 ]
 __all__ += ops.__all__

@@ -169,8 +169,8 @@ def _tensor(
 def _refuse_in_vmap(op: str) -> None:
     if vmap_depth.get():
         raise RuntimeError(
-            f"{op}: random numbers inside vmap would be the same for all examples: draw them before, and pass "
-            "them as an argument"
+            f"{op}: random numbers inside vmap would be the same for all examples: draw them before, and "
+            "pass them as an argument"
         )
 
 

@@ -25,7 +25,7 @@ ORDER = [
     ["ops"],
     ["operators"],
     ["tensor"],
-    ["random", "drawing", "testing", "vmap"],
+    ["random", "drawing", "testing"],
     ["data"],
     ["nn", "optim"],
     ["transforms"],

@@ -8,8 +8,9 @@ from cases import CASES, Case
 from test_ops import BACKENDS, need, table
 
 import minigrad as mg
+from minigrad import vmap
 from minigrad.autograd.backward import gradients_of
-from minigrad.vmap import vmap
+from minigrad.testing import gradcheck
 
 N = 3
 
@@ -197,17 +198,6 @@ def by_leaf(y: Any, g: Any, leaf: Any) -> Any:
     return gradients_of([y], [g if as_tensors else mg.asarray(g)], [leaf.node], True, as_tensors)[0]
 
 
-def grad(function: Any) -> Any:
-    """The derivative of `function` by its first argument, differentiable by all else."""
-
-    def derivative(x: Any, *rest: Any) -> Any:
-        leaf = x.detach().requires_grad_()
-        y = function(leaf, *rest)
-        return by_leaf(y, mg.ones_like(y), leaf)
-
-    return derivative
-
-
 def weights() -> tuple[mg.Tensor, mg.Tensor]:
     random = np.random.default_rng(0)
     return (
@@ -256,8 +246,8 @@ def test_shared_work_inside_counts_once_for_each_example(function):
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_gradients_inside_are_those_of_each_example(function):
     w, xs = weights()
-    inside = vmap(lambda x: grad(function)(w, x))(xs)
-    expected = loop(lambda x: grad(function)(w, x), (0,), xs)
+    inside = vmap(lambda x: mg.grad(function)(w, x))(xs)
+    expected = loop(lambda x: mg.grad(function)(w, x), (0,), xs)
     same(numbers(inside), numbers(expected))
     (inside * inside).sum().backward()
     got, xs.grad = xs.grad, None
@@ -303,26 +293,77 @@ def test_jacobian_in_one_pass(function):
             same(numbers(vmap(pull)(units)), numbers(loop(pull, (0,), units)))
 
 
-def test_hessians_of_all_examples():
+def f(w: Any, x: Any) -> Any:
+    return mg.exp(mg.sin(w) @ x) * x[0] + (w * w).sum()
+
+
+ONES = mg.ones(3, dtype=mg.float64)
+TRANSFORMED: list[Any] = [
+    lambda w, x: mg.grad(f, 1)(w, x),
+    lambda w, x: mg.grad(lambda x: mg.square(mg.grad(f, 1)(w, x)).sum())(x),
+    lambda w, x: mg.value_and_grad(f)(w, x)[0] * mg.value_and_grad(f)(w, x)[1],
+    lambda w, x: mg.vjp(lambda w: mg.sin(w) * x, w)[1](ONES)[0],
+    lambda w, x: mg.vjp(lambda w: w[mg.astype(x * 0, mg.int64)] * x[1], w)[1](ONES)[0],
+    lambda w, x: mg.jvp(lambda w: mg.sin(w) * x, (w,), (ONES,))[1],
+    lambda w, x: mg.jvp(lambda x: mg.sin(x) * w, (x,), (x * 2,))[1],
+    lambda w, x: mg.jacobian(lambda x: mg.tanh(w * x) * x.sum())(x),
+    lambda w, x: mg.hessian(lambda w: f(w, x))(w),
+    lambda w, x: mg.hvp(lambda w: f(w, x), (w,), (x,))[0],
+    lambda w, x: mg.autograd.grad(f(w, x), w, create_graph=True)[0],
+    lambda w, x: mg.checkpoint(lambda x: f(w, x))(x),
+    lambda w, x: mg.grad(lambda w: mg.checkpoint(f)(w, x))(w),
+    lambda w, x: mg.stop_gradient(x) * x * w,
+]
+
+
+@pytest.mark.parametrize("function", TRANSFORMED)
+def test_transforms_inside(function):
+    """Their results, and the gradients of these by what is outside."""
+    found = []
+    for run in (vmap, lambda function: lambda rows: loop(function, (0,), rows)):
+        w, xs = weights()
+        result = run(lambda x, w=w: function(w, x))(xs)
+        mg.square(result).sum().backward()
+        found.append(numbers(result, *(t.grad for t in (w, xs) if t.grad is not None)))
+    same(*found)
+
+
+def test_transforms_outside():
     w, xs = weights()
+    batched = lambda w: vmap(f, in_axes=(None, 0))(w, xs).sum()  # noqa: E731
+    looped = lambda w: loop(f, (None, 0), w, xs).sum()  # noqa: E731
+    for transform in (mg.grad, mg.hessian):
+        same(numbers(transform(batched)(w)), numbers(transform(looped)(w)))
+    assert gradcheck(vmap(f, in_axes=(None, 0)), w, xs, order=2)
 
-    def f(w: Any, x: Any) -> Any:
-        return mg.exp(mg.sin(w) @ x)
 
-    def hessian(w: Any, x: Any) -> Any:
-        leaf = w.detach().requires_grad_()
-        slope = by_leaf(y := f(leaf, x), mg.ones_like(y), leaf)
-        return vmap(lambda g: by_leaf(slope, g, leaf))(mg.eye(3, dtype=mg.float64))
+def test_jacobians_and_hessians_in_one_pass():
+    w, xs = weights()
+    units = mg.eye(3, dtype=mg.float64)
 
-    got = vmap(lambda x: hessian(w, x))(xs)
-    assert got.shape == (4, 3, 3)
-    v, x = w.detach().numpy(), xs.detach().numpy()
-    s, c = np.sin(v), np.cos(v)
-    values = np.exp(x @ s)
-    exact = values[:, None, None] * (
-        (x * c)[:, :, None] * (x * c)[:, None, :] - np.eye(3) * (x * s)[:, None, :]
-    )
-    np.testing.assert_allclose(got.detach().numpy(), exact, rtol=1e-12)
+    def g(w: Any) -> Any:
+        return mg.sin(w) * w[0]
+
+    _, pullback = mg.vjp(g, w)
+    same(numbers(vmap(lambda u: pullback(u)[0])(units)), numbers(mg.jacobian(g)(w)))
+    forward = vmap(lambda v: mg.jvp(g, (w,), (v,))[1], out_axes=1)
+    same(numbers(forward(units)), numbers(mg.jacobian(g)(w)))
+    columns = vmap(lambda v: mg.hvp(lambda w: f(w, xs[0]), (w,), (v,))[0])
+    same(numbers(columns(units)), numbers(mg.hessian(lambda w: f(w, xs[0]))(w)))
+
+
+def test_modules_and_anomalies():
+    net = mg.nn.Sequential(mg.nn.Linear(3, 4), mg.nn.ReLU(), mg.nn.Linear(4, 1))
+    x = mg.random.normal((5, 3))
+    found = vmap(lambda x: mg.grad(lambda net: net(x).sum())(net))(x)
+    for name, each in found.items():
+        rows = [mg.grad(lambda net, i=i: net(x[i]).sum())(net)[name] for i in range(5)]
+        np.testing.assert_allclose(
+            each.detach().numpy(), mg.stack(rows).detach().numpy(), rtol=1e-4, atol=1e-6
+        )
+    x = mg.tensor([1.0, -1.0], requires_grad=True)
+    with mg.detect_anomaly(), pytest.raises(FloatingPointError, match="log: the result"):
+        vmap(mg.log)(x)
 
 
 def test_gradients_of_each_example_of_a_net_against_torch():
@@ -337,9 +378,7 @@ def test_gradients_of_each_example_of_a_net_against_torch():
         return cross_entropy(params[2] @ h + params[3], y)
 
     def of_one(x: Any, y: Any) -> list[Any]:
-        leaves = [mg.tensor(p, requires_grad=True) for p in params]
-        out = loss(mg, mg.nn.functional.cross_entropy, leaves, x, y)
-        return [by_leaf(out, mg.ones_like(out), leaf) for leaf in leaves]
+        return mg.grad(lambda p: loss(mg, mg.nn.functional.cross_entropy, p, x, y))(params)
 
     ours = vmap(of_one)(x, y)
     theirs = torch.func.vmap(

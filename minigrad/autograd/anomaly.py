@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy
 
-from ..backend import Array, is_floating, namespace, of
+from ..backend import Array, is_floating, namespace, of, plain
 from .mode import grad_enabled, watcher
 from .node import Node, made_at
 
@@ -15,6 +15,7 @@ def _flaw(op: str, array: Array) -> str:
     """What is not finite in `array`, in words; empty if nothing is."""
     if not is_floating(array.dtype):
         return ""
+    array = plain(array)  # inside vmap that of all examples
     xp = namespace(op, [array])
     if bool(xp.all(xp.isfinite(array))):
         return ""

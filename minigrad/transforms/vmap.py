@@ -10,11 +10,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from . import ops
-from .autograd import Variable
-from .backend import check_axis, create, of, plain, vmap_depth
-from .batched import Batching, Level, Levels, align, batching, levels_of, union
-from .primitive import primitive
+from .. import ops
+from ..autograd import Variable
+from ..backend import check_axis, create, of, plain, vmap_depth
+from ..batched import Batching, Level, Levels, align, batching, levels_of, union
+from ..primitive import primitive
 
 
 def _data(value: Any) -> Any:
@@ -125,9 +125,8 @@ def vmap(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> C
     (In torch a function that draws random numbers can be told to share them, and JAX's shares them always.)
 
     >>> import minigrad as mg
-    >>> from minigrad.vmap import vmap
     >>> matrices, vector = mg.ones((5, 2, 3)), mg.ones(3)
-    >>> vmap(mg.matmul, in_axes=(0, None))(matrices, vector).shape
+    >>> mg.vmap(mg.matmul, in_axes=(0, None))(matrices, vector).shape
     (5, 2)
     """
 
