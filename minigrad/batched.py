@@ -321,7 +321,10 @@ class Batching:
         ]
         if whole:
             sizes, n = tuple(level.size for level in levels), len(levels)
-            arrays = [self.base.broadcast_to(array, sizes + array.shape[n:]) for array in arrays]
+            arrays = [
+                self.base.broadcast_to(array, sizes + array.shape[n:]) if _is_array(array) else array
+                for array in arrays
+            ]
         return levels, arrays
 
     # --- functions of one kind ---------------------------------------------------------------------

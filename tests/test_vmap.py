@@ -10,7 +10,9 @@ from test_ops import BACKENDS, need, table
 import minigrad as mg
 from minigrad import vmap
 from minigrad.autograd.backward import gradients_of
+from minigrad.batched import Level
 from minigrad.testing import gradcheck
+from minigrad.transforms.vmap import _lift, _sum_over
 
 N = 3
 
@@ -135,6 +137,7 @@ KEYS: list[Any] = [
     lambda i: (slice(None), i, 1),
     lambda i: (1, slice(None, None, -1), i),
     lambda i: (slice(None), i, i),
+    lambda i: (slice(None), i, None, 1),
     lambda i: (np.array([True, False, True]), slice(1, None), i),
 ]
 
@@ -303,7 +306,7 @@ TRANSFORMED: list[Any] = [
     lambda w, x: mg.grad(lambda x: mg.square(mg.grad(f, 1)(w, x)).sum())(x),
     lambda w, x: mg.value_and_grad(f)(w, x)[0] * mg.value_and_grad(f)(w, x)[1],
     lambda w, x: mg.vjp(lambda w: mg.sin(w) * x, w)[1](ONES)[0],
-    lambda w, x: mg.vjp(lambda w: w[mg.astype(x * 0, mg.int64)] * x[1], w)[1](ONES)[0],
+    lambda w, x: mg.vjp(lambda w: w[mg.astype(x * 0, mg.int64)], w)[1](ONES)[0] * x,
     lambda w, x: mg.jvp(lambda w: mg.sin(w) * x, (w,), (ONES,))[1],
     lambda w, x: mg.jvp(lambda x: mg.sin(x) * w, (x,), (x * 2,))[1],
     lambda w, x: mg.jacobian(lambda x: mg.tanh(w * x) * x.sum())(x),
@@ -387,6 +390,37 @@ def test_gradients_of_each_example_of_a_net_against_torch():
     )([torch.from_numpy(p) for p in params], torch.from_numpy(x), torch.from_numpy(y))
     for mine, its in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine.detach().numpy(), its.numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_scores_that_all_examples_share():
+    scores = mg.tensor(np.arange(4.0), requires_grad=True)
+    targets = mg.tensor(np.array([0, 3, 3]))
+    found = []
+    for run in (vmap(mg.nn.functional.cross_entropy, in_axes=(None, 0)), None):
+        scores.grad = None
+        losses = (
+            run(scores, targets) if run else loop(mg.nn.functional.cross_entropy, (None, 0), scores, targets)
+        )
+        (losses * mg.tensor([1.0, 2.0, 3.0], dtype=mg.float64)).sum().backward()
+        found.append(numbers(losses, scores.grad))
+    same(*found)
+    with pytest.raises(IndexError, match="classes are numbered from 0"):
+        vmap(mg.nn.functional.cross_entropy, in_axes=(None, 0))(scores, mg.tensor(np.array([0, 4])))
+
+
+def test_what_is_the_same_for_all_counts_once_for_each():
+    level = Level(3)
+    level.active = False
+    w = mg.tensor(np.arange(2.0), requires_grad=True)
+    lifted = _lift(w, (level,))
+    assert lifted._data.examples.shape == (1, 2)
+    products = [lifted @ mg.ones(2, dtype=mg.float64), mg.ones((2, 2), dtype=mg.float64) @ lifted]
+    products.append(mg.einsum("i,i->", lifted, lifted))
+    assert all(p._data.levels == (level,) for p in products)
+    total = _sum_over(lifted, (level,))
+    assert total.tolist() == [0.0, 3.0]
+    total.sum().backward()
+    assert w.grad.tolist() == [3.0, 3.0]
 
 
 def test_an_optimizer_that_writes_to_what_was_mapped_or_shared_is_noticed():
@@ -490,6 +524,36 @@ def test_printing():
     seen = []
     vmap(lambda x: seen.append(repr(x)) or x)(mg.ones((2, 3)))
     assert "examples" in seen[0]
+
+
+FUNCTIONS_OF_ARRAYS: list[Any] = [
+    lambda xp, x: xp.sort(x, axis=-1),
+    lambda xp, x: xp.argsort(
+        xp.floor(xp.concat([x] * 20, axis=1)), axis=1, **({"stable": True} if xp is np else {})
+    ),
+    lambda xp, x: xp.diff(x, axis=0),
+    lambda xp, x: xp.stack([x, -x], axis=1),
+    lambda xp, x: xp.count_nonzero(xp.floor(x), axis=0),
+    lambda xp, x: xp.cumsum(x, axis=None),
+    lambda xp, x: xp.cumprod(x, axis=-2),
+    lambda xp, x: xp.take(x, np.array([2, 0]), axis=-1),
+    lambda xp, x: xp.searchsorted(np.array([-1.0, 0.0, 1.0]), x),
+    lambda xp, x: xp.copysign(x, -x * x),
+    lambda xp, x: xp.linalg.inv(x),
+    lambda xp, x: xp.linalg.solve(x, x[:, :1]),
+    lambda xp, x: xp.linalg.slogdet(x)[1] + xp.linalg.slogdet(x).sign,
+    lambda xp, x: xp.linalg.eigh(x + x.mT)[0],
+    lambda xp, x: xp.linalg.matrix_power(x, 3),
+    lambda xp, x: xp.linalg.qr(x)[1],
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS_OF_ARRAYS)
+def test_functions_of_the_namespace(function):
+    """Those of the standard that batched arrays have, whether an op uses them or not."""
+    x = np.random.default_rng(0).normal(size=(N, 3, 3))
+    got = vmap(lambda t: mg.asarray(function(t._data.xp, t._data)))(x)
+    np.testing.assert_allclose(got.numpy(), np.stack([function(np, row) for row in x]), rtol=1e-12)
 
 
 def test_a_function_without_a_batched_form_names_itself():
