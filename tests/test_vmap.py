@@ -306,7 +306,7 @@ TRANSFORMED: list[Any] = [
     lambda w, x: mg.grad(lambda x: mg.square(mg.grad(f, 1)(w, x)).sum())(x),
     lambda w, x: mg.value_and_grad(f)(w, x)[0] * mg.value_and_grad(f)(w, x)[1],
     lambda w, x: mg.vjp(lambda w: mg.sin(w) * x, w)[1](ONES)[0],
-    lambda w, x: mg.vjp(lambda w: w[mg.astype(x * 0, mg.int64)], w)[1](ONES)[0] * x,
+    lambda w, x: mg.vjp(lambda w: mg.stack([w, w])[1, mg.astype(x * 0, mg.int64)], w)[1](ONES)[0] * x,
     lambda w, x: mg.jvp(lambda w: mg.sin(w) * x, (w,), (ONES,))[1],
     lambda w, x: mg.jvp(lambda x: mg.sin(x) * w, (x,), (x * 2,))[1],
     lambda w, x: mg.jacobian(lambda x: mg.tanh(w * x) * x.sum())(x),
@@ -415,6 +415,7 @@ def test_what_is_the_same_for_all_counts_once_for_each():
     lifted = _lift(w, (level,))
     assert lifted._data.examples.shape == (1, 2)
     products = [lifted @ mg.ones(2, dtype=mg.float64), mg.ones((2, 2), dtype=mg.float64) @ lifted]
+    products.append(lifted @ mg.ones((2, 2), dtype=mg.float64))
     products.append(mg.einsum("i,i->", lifted, lifted))
     assert all(p._data.levels == (level,) for p in products)
     total = _sum_over(lifted, (level,))
