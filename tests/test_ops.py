@@ -89,6 +89,7 @@ def test_every_op_has_a_row():
     helpers |= {"length", "p_norm"}  # vector_norm's
     helpers |= {"watch"}  # the transforms', which test_transforms.py tests
     assert set(OPS) - names - helpers == set()
+    helpers |= {"enter", "leave", "lift", "sum_over"}  # vmap's: see test_vmap.py
 
 
 # --- values and gradients --------------------------------------------------------------------------
