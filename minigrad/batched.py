@@ -60,7 +60,7 @@ class Batched:
     __array_ufunc__ = None  # so that `ndarray * batched` asks the batched one
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
-    xp: "ClassVar[Batching]"
+    space: "ClassVar[Batching]"
 
     def __init__(self, examples: Array, levels: Levels):
         self.examples = examples
@@ -94,12 +94,12 @@ class Batched:
     @property
     def mT(self) -> Array:  # noqa: N802
         """The last two axes swapped."""
-        return self.xp.matrix_transpose(self)
+        return self.space.matrix_transpose(self)
 
     def __getitem__(self, key: Any) -> Array:
         array, levels, key, order = _address(self, key)
         part = array[key]
-        return self.xp.wrap(part if order is None else self.xp.base.permute_dims(part, order), levels)
+        return self.space.wrap(part if order is None else self.space.base.permute_dims(part, order), levels)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         array, key, value = self.write_to(key, value)
@@ -107,7 +107,7 @@ class Batched:
 
     def write_to(self, key: Any, value: Any) -> tuple[Array, Any, Any]:
         """The array, the key and the value with which `array[key] = value` writes x[key] of all examples."""
-        xp = self.xp.base
+        xp = self.space.base
         parts = key if isinstance(key, tuple) else (key,)
         levels = union([self.levels, *map(levels_of, (*parts, value))])
         sizes = tuple(level.size for level in levels)
@@ -125,7 +125,7 @@ class Batched:
 
     def take_in(self, x: Any) -> Any:
         """x, a tensor or an array, in the levels of this array too."""
-        return (self.xp.lift([x, self]) or [x])[0]
+        return (self.space.lift([x, self]) or [x])[0]
 
     def moved(self, name: str) -> Array:
         """This array on another backend."""
@@ -169,7 +169,7 @@ def _differing(value: Array) -> tuple[Array, Levels]:
     array, levels = _split(value)
     kept = [i for i in range(len(levels)) if array.shape[i] != 1]
     if len(kept) < len(levels):
-        array = value.xp.base.reshape(array, tuple(array.shape[i] for i in kept) + value.shape)
+        array = value.space.base.reshape(array, tuple(array.shape[i] for i in kept) + value.shape)
     return array, tuple(levels[i] for i in kept)
 
 
@@ -198,7 +198,7 @@ def _address(x: Batched, key: Any) -> tuple[Array, Levels, Any, tuple[int, ...] 
     """How to read x[key] of all examples: an array, the levels of the result, a key into that array, and
     the order that the axes of what is read belong in, unless they have it.
     """
-    xp = x.xp.base
+    xp = x.space.base
     key = key if isinstance(key, tuple) else (key,)
     arrays = [_split(part) for part in key if _is_array(part)]
     if not arrays:
@@ -226,6 +226,7 @@ def _address(x: Batched, key: Any) -> tuple[Array, Levels, Any, tuple[int, ...] 
 
 def _spelled_out(x: Batched, key: tuple[Any, ...]) -> list[Any]:
     """`key` with slices in place of `...`, and integer arrays in place of masks."""
+    xp = x.space.base
     lengths = [part.ndim if _is_mask(part) else int(part is not None and part is not ...) for part in key]
     missing = [slice(None)] * (x.ndim - sum(lengths))
     if sum(lengths) > x.ndim:
@@ -248,7 +249,7 @@ def _spelled_out(x: Batched, key: tuple[Any, ...]) -> list[Any]:
         elif part.shape != x.shape[axis : axis + length]:
             raise IndexError(f"a mask of shape {part.shape} does not fit an array of shape {x.shape}")
         else:
-            parts += x.xp.base.nonzero(_differing(part)[0])
+            parts += xp.nonzero(_differing(part)[0])
         axis += length
     return parts
 
@@ -282,7 +283,7 @@ class Batching:
 
     def __init__(self, backend: Backend):
         self.base = backend.xp
-        self.array = type("Batched", (Batched,), {"__slots__": (), "xp": self})
+        self.array = type("Batched", (Batched,), {"__slots__": (), "space": self})
         self.add = _Add(self)
         self.linalg = _Linalg(self)
         register_arrays(backend._replace(xp=self, array=self.array, to_numpy=Batched._refuse))
@@ -428,7 +429,8 @@ class Batching:
         """Axes of length 1 taken away."""
         array, levels = _split(x)
         axes = tuple(check_axis("squeeze", a, x.ndim) for a in (axis if isinstance(axis, tuple) else (axis,)))
-        return self.wrap(self.base.squeeze(array, axis=tuple(len(levels) + a for a in axes)), levels)
+        xp = self.base
+        return self.wrap(xp.squeeze(array, axis=tuple(len(levels) + a for a in axes)), levels)
 
     def concat(self, arrays: Any, axis: int = 0) -> Array:
         """Arrays joined along an axis."""
@@ -488,8 +490,8 @@ class Batching:
         columns = self.expand_dims(y, 1) if y.ndim == 1 else y
         levels, (a, b) = self._aligned([rows, columns])
         out = self.wrap(a @ b, levels)
-        out = self.squeeze(out, -1) if y.ndim == 1 else out
-        return self.squeeze(out, -1 if y.ndim == 1 else -2) if x.ndim == 1 else out
+        out = out[..., 0] if y.ndim == 1 else out
+        return out if x.ndim > 1 else out[..., 0] if y.ndim == 1 else out[..., 0, :]
 
     def einsum(self, subscripts: str, *operands: Array, **settings: Any) -> Array:
         """The sum of products; `subscripts` are letters alone, with their output spelled out."""
@@ -537,10 +539,10 @@ def _only_plain(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 class _Add:
     """The function `add`, with the `add.at` that NumPy and CuPy have beyond the standard."""
 
-    def __init__(self, xp: Batching):
-        self._call = xp._elementwise("add", xp.base.add)
-        if hasattr(xp.base.add, "at"):
-            self._base_at = xp.base.add.at
+    def __init__(self, space: Batching):
+        self._call = space._elementwise("add", space.base.add)
+        if hasattr(space.base.add, "at"):
+            self._base_at = space.base.add.at
             self.at = self._at
 
     def __call__(self, x: Array, y: Array) -> Array:
@@ -554,12 +556,12 @@ class _Add:
 class _Linalg:
     """The functions that take stacks of matrices: those of all examples are one stack."""
 
-    def __init__(self, xp: Batching):
-        self._xp = xp
+    def __init__(self, space: Batching):
+        self._space = space
 
     def __getattr__(self, name: str) -> Any:
-        function = getattr(self._xp.base.linalg, name)
-        make = self._xp._of_matrices if name in _OF_MATRICES.split() else _only_plain
+        function = getattr(self._space.base.linalg, name)
+        make = self._space._of_matrices if name in _OF_MATRICES.split() else _only_plain
         return make(name, function)
 
 
@@ -568,8 +570,8 @@ class _Linalg:
 
 def _operator(name: str, swapped: bool = False) -> Any:
     if swapped:
-        return lambda self, other: getattr(self.xp, name)(other, self)
-    return lambda self, *other: getattr(self.xp, name)(self, *other)
+        return lambda self, other: getattr(self.space, name)(other, self)
+    return lambda self, *other: getattr(self.space, name)(self, *other)
 
 
 _UNARY_AND_COMPARISONS = (

@@ -553,7 +553,7 @@ FUNCTIONS_OF_ARRAYS: list[Any] = [
 def test_functions_of_the_namespace(function):
     """Those of the standard that batched arrays have, whether an op uses them or not."""
     x = np.random.default_rng(0).normal(size=(N, 3, 3))
-    got = vmap(lambda t: mg.asarray(function(t._data.xp, t._data)))(x)
+    got = vmap(lambda t: mg.asarray(function(t._data.space, t._data)))(x)
     np.testing.assert_allclose(got.numpy(), np.stack([function(np, row) for row in x]), rtol=1e-12)
 
 
@@ -562,6 +562,6 @@ def test_a_function_without_a_batched_form_names_itself():
     found = []
     vmap(lambda t: found.append(t._data) or t)(mg.asarray(x))
     with pytest.raises(NotImplementedError, match="'nonzero'"):
-        found[0].xp.nonzero(found[0])
+        found[0].space.nonzero(found[0])
     with pytest.raises(AttributeError, match="no_such"):
-        print(found[0].xp.no_such)
+        print(found[0].space.no_such)

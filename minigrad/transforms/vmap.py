@@ -30,7 +30,7 @@ def _entered(g, shape, level, axis) -> Any:
         return _leave(g, level, axis)
     # The gradient of one example, by all of them: it is 0 but in its own place.
     data = _data(g)
-    own = data.xp.wrap(create(data.xp.base, "arange", level.size, like=data.examples), (level,))
+    own = data.space.wrap(create(data.space.base, "arange", level.size, like=data.examples), (level,))
     return ops.scatter(g, (*[slice(None)] * axis, own, ...), shape, False)
 
 
@@ -49,8 +49,8 @@ def _leave(xp, x, level, axis):
     sizes = (*array.shape[:place], level.size, *array.shape[place + 1 :])
     order = list(range(array.ndim))
     order.insert(len(x.levels) - 1 + axis, order.pop(place))
-    array = xp.base.permute_dims(xp.base.broadcast_to(array, sizes), tuple(order))
-    return xp.wrap(array, tuple(other for other in x.levels if other is not level))
+    array = x.space.base.permute_dims(x.space.base.broadcast_to(array, sizes), tuple(order))
+    return x.space.wrap(array, tuple(other for other in x.levels if other is not level))
 
 
 def _shared(g, levels) -> Any:
@@ -69,9 +69,10 @@ def _lift(xp, x, levels):
 def _sum_over(xp, x, levels):
     axes = tuple(i for i, level in enumerate(x.levels) if level in levels)
     alike = math.prod(x.levels[i].size for i in axes if x.examples.shape[i] == 1)
-    total = xp.base.sum(x.examples, axis=axes)
+    xp = x.space.base
+    total = xp.sum(x.examples, axis=axes)
     rest = tuple(level for level in x.levels if level not in levels)
-    return xp.wrap(total if alike == 1 else total * alike, rest)
+    return x.space.wrap(total if alike == 1 else total * alike, rest)
 
 
 def _lifted(x: Any, levels: Levels) -> Any:
