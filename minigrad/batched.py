@@ -382,9 +382,11 @@ class Batching:
 
     # --- functions of their own --------------------------------------------------------------------
 
-    def asarray(self, x: Any, **settings: Any) -> Array:
-        """x itself, or, with `copy=True`, a copy."""
+    def asarray(self, x: Any, device: Any = None, **settings: Any) -> Array:
+        """x itself, or, with `copy=True`, a copy; something else as an array that all examples share."""
         array, levels = _split(x)
+        if isinstance(device, Batched):
+            return self.wrap(create(self.base, "asarray", array, like=device.examples, **settings), levels)
         return self.wrap(self.base.asarray(array, **settings), levels)
 
     def astype(self, x: Array, dtype: Any) -> Array:

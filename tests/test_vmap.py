@@ -538,6 +538,7 @@ FUNCTIONS_OF_ARRAYS: list[Any] = [
     lambda xp, x: xp.cumsum(x, axis=None),
     lambda xp, x: xp.cumprod(x, axis=-2),
     lambda xp, x: xp.take(x, np.array([2, 0]), axis=-1),
+    lambda xp, x: x * xp.asarray([1.0, 2.0, 3.0], device=x.device),
     lambda xp, x: xp.searchsorted(np.array([-1.0, 0.0, 1.0]), x),
     lambda xp, x: xp.copysign(x, -x * x),
     lambda xp, x: xp.linalg.inv(x),
