@@ -274,6 +274,16 @@ def test_determinants_of_singular_matrices(x):
     assert gradcheck(linalg.det, leaf_x, order=2)
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_determinants_of_small_and_large_matrices(scale):
+    x = np.random.default_rng(0).normal(size=(4, 4))
+    for order, power in ((gradient, 3), (second, 2)):
+        expected = order(linalg.det, x)
+        np.testing.assert_allclose(
+            order(linalg.det, x * scale) / scale**power, expected, atol=1e-13 * np.abs(expected).max()
+        )
+
+
 def test_third_derivatives_of_determinants():
     assert gradcheck(linalg.det, leaf(np.random.default_rng(0).normal(size=(3, 3))), order=3)
     x = leaf(np.ones((2, 2)))

@@ -283,6 +283,7 @@ def _det_curvature(xp, x, h):
     eye = create(xp, "eye", x.shape[-1], dtype=x.dtype, like=x)
     h = u.mT @ h @ vh.mT
     one_for_i = xp.where(eye == 1, xp.ones_like(x), expand_dims(s, -2))
+    # On the diagonal they cancel below, but not to the last digit.
     others = _products_of_others(xp, one_for_i, -1) * (1 - eye)
     along = expand_dims(xp.sum(h * eye, axis=-1), -2)
     change = eye * expand_dims(xp.sum(others * along, axis=-1), -2) - others * h.mT
