@@ -49,6 +49,9 @@ def vector_norm(x, axis=None, keepdims=False, ord: Any = 2) -> Any:
     all of them; equal extremes share theirs.
     """
     _check_floating("vector_norm", x)
+    if axis is not None:
+        axes = axis if isinstance(axis, tuple) else (axis,)
+        axis = tuple(check_axis("vector_norm", a, len(x.shape)) for a in axes)
     if ord == 2:
         return _length(x, axis, keepdims)
     if ord == 1:

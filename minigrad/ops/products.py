@@ -64,9 +64,10 @@ def vecdot(x, y, axis=-1) -> Any:
 
     The other axes broadcast. `axis` is counted in each of x and y, before that.
     """
+    shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
     x, y = _vectors("vecdot", x, y, axis)
     if x.shape[-1] != y.shape[-1]:
-        raise ValueError(f"vecdot: got vectors of length {x.shape[-1]} and {y.shape[-1]}")
+        raise ValueError(f"vecdot: {shapes} have vectors of length {x.shape[-1]} and {y.shape[-1]}")
     return squeeze(matmul(expand_dims(x, -2), expand_dims(y, -1)), (-2, -1))
 
 
@@ -75,9 +76,10 @@ def cross(x, y, axis=-1) -> Any:
 
     (NumPy takes vectors of two components, too.)
     """
+    shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
     x, y = _vectors("cross", x, y, axis)
     if x.shape[-1] != 3 or y.shape[-1] != 3:
-        raise ValueError(f"cross: needs vectors of 3 components, got {x.shape[-1]} and {y.shape[-1]}")
+        raise ValueError(f"cross: needs vectors of 3 components along axis {axis}, got {shapes}")
     result = roll(x, -1, -1) * roll(y, -2, -1) - roll(x, -2, -1) * roll(y, -1, -1)
     return moveaxis(result, -1, axis)
 
