@@ -19,10 +19,11 @@ PACKAGE = ROOT / "minigrad"
 # Each module imports only from those before it; those in one line know nothing of each other.
 ORDER = [
     ["backend"],
-    ["batched", "kernels"],
+    ["kernels"],
     ["autograd"],
     ["primitive"],
     ["ops"],
+    ["batched"],
     ["operators"],
     ["tensor"],
     ["random", "drawing", "testing"],

@@ -286,5 +286,5 @@ def _det_curvature(xp, x, h):
     # On the diagonal they cancel below, but not to the last digit.
     others = _products_of_others(xp, one_for_i, -1) * (1 - eye)
     along = expand_dims(xp.sum(h * eye, axis=-1), -2)
-    change = eye * expand_dims(xp.sum(others * along, axis=-1), -2) - others * h.mT
+    change = expand_dims(xp.sum(others * along, axis=-1), -2) * eye - others * h.mT
     return (u * expand_dims(sign, -2)) @ change @ vh

@@ -40,7 +40,7 @@ def _spread(xp, g, shape, axis, keepdims):
 
 
 @primitive(x=_spread)
-def _sum(xp, x, axis, keepdims):
+def _sum(xp, x, axis=None, keepdims=False):
     return xp.sum(x, axis=axis, keepdims=keepdims)
 
 

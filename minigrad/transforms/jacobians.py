@@ -9,14 +9,22 @@ from ..autograd import is_grad_enabled, wrap
 from ..backend import create, of
 from . import trees
 from .gradients import Forward, Function, Watch, tensors_among
+from .vmap import vmap
+
+_AT_ONCE = 64  # passes that are made in one, which takes so many times the memory
 
 
-def _units(x: Any) -> list[Any]:
-    """For each element of `x` a tensor of its shape that is 1 there and 0 elsewhere."""
+def _for_each_unit(function: Callable[[Any], tuple[Any, ...]], x: Any) -> list[Any]:
+    """What `function` gives for each tensor that is 1 in one place of x's shape, along a new first axis."""
     backend = of(x._data)
     assert backend is not None
-    rows = create(backend.xp, "eye", x.size, dtype=x.dtype, like=x._data)
-    return [wrap(backend.xp.reshape(rows[i, ...], x.shape)) for i in range(x.size)]
+    n = x.size
+    eye = create(backend.xp, "eye", n, dtype=x.dtype, like=x._data)
+    units = wrap(backend.xp.reshape(eye, (n, *x.shape)))
+    if n == 1:
+        return [ops.expand_dims(part, 0) for part in function(units[0])]
+    parts = [vmap(function)(units[i : i + _AT_ONCE]) for i in range(0, n, _AT_ONCE)]
+    return [column[0] if len(column) == 1 else ops.concat(column) for column in zip(*parts, strict=True)]
 
 
 def jacobian(
@@ -32,7 +40,7 @@ def jacobian(
             of that and anything else.
         argnums: as for `grad`.
         mode: `'reverse'` takes a pass for each element of the outputs, `'forward'` (a vjp of a vjp) for
-            each element of the argument; None takes the shorter.
+            each element of the argument; None takes the shorter. `vmap` makes up to 64 passes at once.
 
     Returns:
         A function that gives, for outputs of shape `m` and an argument of shape `n`, a tensor of shape
@@ -69,8 +77,9 @@ def _by_rows(run: Watch) -> list[list[Any]]:
     create_graph = is_grad_enabled() and run.open
     matrices = []
     for y in run.results:
-        rows = [run.pull([unit], True, create_graph, [y]) for unit in _units(y)]
-        matrices.append([_joined([row[k] for row in rows], 0, y, x) for k, x in enumerate(run.sources)])
+        shapes = [(*y.shape, *x.shape) for x in run.sources]
+        rows = _for_each_unit(lambda unit, y=y: tuple(run.pull([unit], True, create_graph, [y])), y)
+        matrices.append(_reshaped(rows, shapes, y))
     return matrices
 
 
@@ -79,18 +88,18 @@ def _by_columns(run: Watch) -> list[list[Any]]:
     forward = Forward(run)
     matrices: list[list[Any]] = [[] for _ in run.results]
     for k, x in enumerate(run.sources):
-        columns = [forward.push([unit], [k]) for unit in _units(x)]
-        for j, y in enumerate(run.results):
-            matrices[j].append(_joined([column[j] for column in columns], -1, y, x))
+        shapes = [(*y.shape, *x.shape) for y in run.results]
+        columns = _for_each_unit(lambda unit, k=k: tuple(forward.push([unit], [k])), x)
+        columns = [ops.moveaxis(column, 0, -1) for column in columns]
+        for matrix, column in zip(matrices, _reshaped(columns, shapes, x), strict=True):
+            matrix.append(column)
     return matrices
 
 
-def _joined(parts: list[Any], axis: int, y: Any, x: Any) -> Any:
-    """Rows, or columns with `axis=-1`, of the derivative of y by x, as one tensor."""
-    shape = (*y.shape, *x.shape)
-    if not parts:
-        return ops.zeros(shape, dtype=x.dtype, device=x.device)
-    return ops.reshape(ops.stack(parts, axis), shape)
+def _reshaped(parts: list[Any], shapes: list[tuple[int, ...]], like: Any) -> list[Any]:
+    if not parts:  # there was no unit
+        return [ops.zeros(shape, dtype=like.dtype, device=like.device) for shape in shapes]
+    return [ops.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def hessian(function: Function, argnums: int | Sequence[int] = 0) -> Callable[..., Any]:

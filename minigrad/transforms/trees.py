@@ -28,6 +28,7 @@ def leaves(tree: Any) -> list[Any]:
 
 
 def children(tree: Any) -> list[Any]:
+    """What is directly inside a tree that is no leaf."""
     if isinstance(tree, Module):
         return [parameter for parameter in tree.parameters() if parameter.requires_grad]
     if isinstance(tree, dict):
