@@ -5,8 +5,8 @@ of the graph alive, and says the same after backward has freed it.
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -150,7 +150,7 @@ def _printable(text: str) -> str:
 
 def _where(code: CodeType, instruction: int) -> str:
     """The file, without its folder, and the line of an instruction."""
-    name = Path(code.co_filename).name
+    name = os.path.basename(code.co_filename)
     return "" if name.startswith("<") else f"{name}:{line_of(code, instruction)}"
 
 
@@ -305,10 +305,11 @@ class Graph:
         Raises `ValueError` for another suffix, or if there are too many nodes to be drawn.
         """
         forms = {".txt": self.text, ".mmd": self.mermaid, ".svg": self.svg}
-        form = forms.get(Path(path).suffix)
+        form = forms.get(os.path.splitext(path)[1])
         if form is None:
             raise ValueError(f"graph: the suffix must be one of {', '.join(forms)}, got {str(path)!r}")
-        Path(path).write_text(form() + "\n", encoding="utf-8")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(form() + "\n")
 
     def _check_drawable(self) -> None:
         if len(self.vertices) > MOST_DRAWN:

@@ -1,7 +1,6 @@
 """For tests: gradients checked against finite differences, minigrad's and yours; memory measured."""
 
 import math
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -162,6 +161,8 @@ def peak_bytes(function: Callable[[], Any]) -> int:
     >>> mg.testing.peak_bytes(lambda: mg.exp(x)) // 1_000_000
     4
     """
+    import tracemalloc  # which most programs never need
+
     following = tracemalloc.is_tracing()
     if not following:
         tracemalloc.start()

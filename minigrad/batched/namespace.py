@@ -3,12 +3,12 @@ arrays of all examples. Axes are counted behind the hidden ones, and broadcastin
 """
 
 import math
-import string
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..backend import Array, Backend, cast, check_axis, create, move, numpy_namespace, of, register_arrays
 from ..ops import beyond
+from ..ops.products import LETTERS
 from .array import Batched, Levels, align, differing, is_array, split, union
 
 _ELEMENTWISE = (
@@ -259,7 +259,7 @@ class Batching:
         """The sum of products; `subscripts` are letters alone, with their output spelled out."""
         parts = [differing(x) for x in operands]
         levels = union(own for _, own in parts)
-        letters = dict(zip(levels, (c for c in string.ascii_letters if c not in subscripts), strict=False))
+        letters = dict(zip(levels, (c for c in LETTERS if c not in subscripts), strict=False))
         terms, _, output = subscripts.partition("->")
         inputs = (
             "".join(letters[level] for level in own) + term

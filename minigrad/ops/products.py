@@ -164,7 +164,7 @@ def trace(x, offset=0, axis1=0, axis2=1, dtype=None) -> Any:
 
 # --- einsum ----------------------------------------------------------------------------------------
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def _explicit(subscripts, shapes):
@@ -173,7 +173,7 @@ def _explicit(subscripts, shapes):
     terms = inputs.split(",")
     if len(terms) != len(shapes):
         raise ValueError(f"einsum: {subscripts!r} is for {len(terms)} operand(s), got shapes {shapes}")
-    spare = [c for c in _LETTERS if c not in subscripts]
+    spare = [c for c in LETTERS if c not in subscripts]
     hidden = [len(shape) - len(term.replace("...", "")) for term, shape in zip(terms, shapes, strict=True)]
     if any(n < 0 or (n > 0 and "..." not in term) for n, term in zip(hidden, terms, strict=True)):
         raise ValueError(f"einsum: {subscripts!r} does not fit the shapes {shapes}")
@@ -206,7 +206,7 @@ def _einsum_gradient(xp, g, i, subscripts, operands, shape):
     if letters == own:
         return gradient
     # A letter that stands twice read a diagonal: nothing flows to what is beside it.
-    spare = iter(c for c in _LETTERS if c not in letters)
+    spare = iter(c for c in LETTERS if c not in letters)
     renamed, diagonals = "", []
     for c in own:
         if c in renamed:

@@ -6,7 +6,6 @@ their gradients, comes as a dict by their names.
 """
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,9 +34,16 @@ def children(tree: Any) -> list[Any]:
         return list(tree.values())
     if isinstance(tree, (list, tuple)):
         return list(tree)
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        return [getattr(tree, field.name) for field in dataclasses.fields(tree)]
-    return []
+    return [getattr(tree, name) for name in _fields(tree)]
+
+
+def _fields(tree: Any) -> list[str]:
+    """The names of a dataclass's fields; none for what is no such object."""
+    if isinstance(tree, type) or not hasattr(tree, "__dataclass_fields__"):
+        return []
+    import dataclasses  # whoever made one has it
+
+    return [field.name for field in dataclasses.fields(tree)]
 
 
 def rebuilt(tree: Any, values: Iterator[Any], keep_modules: bool = False) -> Any:
@@ -57,10 +63,10 @@ def rebuilt(tree: Any, values: Iterator[Any], keep_modules: bool = False) -> Any
         return type(tree)(*new)
     if isinstance(tree, (list, tuple)):
         return type(tree)(new)
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+    if names := _fields(tree):
         other: Any = copy.copy(tree)
-        for field, value in zip(dataclasses.fields(tree), new, strict=True):
-            object.__setattr__(other, field.name, value)  # a frozen one, too
+        for name, value in zip(names, new, strict=True):
+            object.__setattr__(other, name, value)  # a frozen one, too
         return other
     return tree
 
