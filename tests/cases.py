@@ -990,3 +990,96 @@ row(
     differentiable=False,
 )
 row("to", real(2, 3), minigrad=lambda x: x.to("numpy").to(x.device), numpy=lambda x: x, torch=None)
+
+# --- other shapes: every differentiable op has rows of three or more -------------------------------
+
+
+def from_list(name: str) -> dict[str, Any]:
+    """How libraries call what joins a list of arrays."""
+    theirs = {"stack": "stack", "concat": "cat"}[name]
+    return {
+        "minigrad": lambda *x: getattr(mg, name)(x),
+        "numpy": lambda *x: getattr(np, "concatenate" if name == "concat" else name)(x),
+        "torch": lambda *x: getattr(torch(), theirs)(x),
+    }
+
+
+def scattered(key: np.ndarray, sizes: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "minigrad": lambda x: mg.ops.scatter(x, key_for(x, key)._data, sizes),
+        "numpy": lambda x: numpy_scatter(x, key, sizes),
+        "torch": None,
+    }
+
+
+def padded(x: np.ndarray, pad_width: int, value: float) -> np.ndarray:
+    return np.pad(x, pad_width, constant_values=value)
+
+
+def swapped_axes(x: Any, axis1: int, axis2: int) -> Any:
+    return x.swapaxes(axis1, axis2)
+
+
+def last(x: Any) -> Any:
+    return x[..., -1]
+
+
+for shape in ((5,), (3, 2, 2)):
+    row("clip", real(*shape), settings={"min": -0.5, "max": 0.7}, elementwise=True, **clip)
+    row("astype", real(*shape), settings={"dtype": np.float64}, numpy=np.ndarray.astype, torch=None)
+    row("to", real(*shape), minigrad=lambda x: x.to("numpy").to(x.device), numpy=lambda x: x, torch=None)
+    row("flip", real(*shape), settings={"axis": 0}, torch=lambda x, axis: x.flip(axis))
+    row("roll", real(*shape), settings={"shift": -1}, torch=lambda x, shift: x.roll(shift))
+    row("squeeze", real(1, *shape), settings={"axis": 0})
+    row("expand_dims", real(*shape), settings={"axis": -1}, torch=lambda x, axis: x.unsqueeze(axis))
+    row("pad", real(*shape), settings={"pad_width": 1, "value": 0.5}, numpy=padded, torch=None)
+    row("stack", real(*shape), real(*shape), **from_list("stack"))
+    row("concat", real(*shape), real(*shape), **from_list("concat"))
+    row("transpose", real(*shape), torch=lambda x: x.permute(*reversed(range(x.ndim))))
+    row("moveaxis", real(*shape), settings={"source": -1, "destination": 0})
+    row("scatter", real(*shape), **scattered(np.arange(shape[0])[::-1].copy(), (6, *shape[1:])))
+    row("linalg.vector_norm", real(*shape, low=0.3), torch=torch_norm("vector_norm"), ulps=40)
+    for name in ("softmax", "log_softmax"):
+        log = np.log if name == "log_softmax" else np.asarray
+        row(name, real(*shape), settings={"axis": 0}, numpy=lambda x, axis, log=log: log(softmax(x, axis)))
+    for name in ("var", "std"):
+        row(
+            name,
+            real(*shape),
+            settings={"axis": 0},
+            torch=lambda x, axis, name=name: torch_reduction(name)(x, axis, correction=0.0),
+        )
+    for name in ("mean", "max", "min", "logsumexp"):
+        how = {"numpy": logsumexp} if name == "logsumexp" else {}
+        theirs = torch_reduction({"max": "amax", "min": "amin"}.get(name, name))
+        row(name, real(*shape), settings={"axis": -1}, torch=theirs, **how)
+for shape in ((3, 2), (2, 1, 3, 2)):
+    swapped = tuple(range(len(shape)))[::-1]
+    row(
+        "permute_dims",
+        real(*shape),
+        settings={"axes": swapped},
+        numpy=np.transpose,
+        torch=lambda x, axes: x.permute(axes),
+    )
+    row("matrix_transpose", real(*shape), numpy=lambda x: x.swapaxes(-1, -2), torch=lambda x: x.mT)
+    row("swapaxes", real(*shape), settings={"axis1": 0, "axis2": -1}, numpy=swapped_axes, torch=swapped_axes)
+    row("reshape", real(*shape), settings={"shape": (-1, 2)}, numpy=lambda x, shape: x.reshape(shape))
+    row("flatten", real(*shape), numpy=lambda x: x.reshape(-1))
+    row("getitem", real(*shape), minigrad=last, numpy=last, torch=last)
+    row("take", real(*shape), ints(3, high=2), settings={"axis": -1}, **by_axis)
+for a, b in (((), (2, 3)), ((2, 1, 3), (2, 4, 3))):
+    row("broadcast_to", real(*a), settings={"shape": b}, torch=lambda x, shape: x.expand(shape))
+    row("where", bools(*b), real(*a), real(*b))
+    row("outer", real(*b[:1]), real(*b[1:2]))
+for shape, axis in (((4,), 0), ((2, 4, 2), 1)):
+    target = np.arange(int(np.prod(shape)) // 4).reshape(shape[:axis] + shape[axis + 1 :]) % 4
+    row(
+        "cross_entropy_of",
+        real(*shape),
+        minigrad=lambda x, t=target: cross_entropy(x, mg.tensor(t, device=x.device), reduction="sum"),
+        numpy=lambda x, t=target, a=axis: (
+            -np.sum(np.take_along_axis(np.log(softmax(x, a)), np.expand_dims(t, a), a))
+        ),
+        torch=None,
+    )

@@ -98,6 +98,13 @@ def test_every_op_has_a_row():
     helpers |= {"enter", "leave", "lift", "sum_over"}  # vmap's: see test_vmap.py
 
 
+def test_every_differentiable_op_has_rows_of_three_shapes():
+    shapes: dict[str, set[Any]] = {}
+    for case in SMOOTH:
+        shapes.setdefault(case.op, set()).add(tuple(draw.shape for draw in case.draws))
+    assert {op for op, found in shapes.items() if len(found) < 3} == set()
+
+
 # --- values and gradients --------------------------------------------------------------------------
 
 
