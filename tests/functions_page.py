@@ -31,7 +31,7 @@ A dash means that it has no derivative: its result is of integers or bools, or d
 """
 
 CORNERS = re.compile(
-    r"deriv|gradient|\bNaN\b|\btie|\bequal\b|share|infinit|overflow|\bzero\b|singular|repeated|stable"
+    r"deriv|gradient|\bNaN\b|\btie|\bequal\b|infinit|overflow|\bzero\b|singular|repeated|stable"
 )
 
 
@@ -39,7 +39,7 @@ def sentences(doc: str) -> list[str]:
     """The sentences before the first section of a docstring."""
     text = re.split(r"\n\s*(?:Args|Returns|Raises|>>>)", inspect.cleandoc(doc))[0]
     text = " ".join(text.split())
-    return re.split(r"(?<=[.)])\s+(?=[A-Z`(])", text)
+    return re.split(r"(?<=\.)\s+(?=[A-Z`(])|(?<=\.\))\s+(?=[A-Z`(])", text)
 
 
 def names() -> dict[str, dict[str, Any]]:
@@ -59,15 +59,27 @@ def names() -> dict[str, dict[str, Any]]:
     return found
 
 
+SLOTS = {
+    **dict.fromkeys(("concat", "stack", "meshgrid", "broadcast_arrays"), ("arrays",)),
+    "einsum": ("operands",),
+    "diff": ("x", "prepend", "append"),
+    "setitem": ("x", "value"),
+}
+"""The inputs of a row, by name, where they are not the first parameters of the function."""
+
+
 def line(name: str, function: Any) -> str:
     cases = [case for case in CASES if case.op in (name, function.__name__)]
-    parameters = list(inspect.signature(function).parameters)
+    parameters = SLOTS.get(name) or list(inspect.signature(function).parameters)
     smooth = sorted({i for case in cases for i in case.smooth()})
     by = ", ".join(dict.fromkeys(parameters[min(i, len(parameters) - 1)] for i in smooth)) or "-"
     checked = str(max((case.orders for case in cases), default=0) or "-")
     first, *rest = sentences(function.__doc__)
     corners = " ".join(text for text in rest if CORNERS.search(text))
-    return f"| `{name}` | {first} | {by} | {checked} | {corners} |".replace("  ", " ")
+    space = mg.linalg if name.startswith("linalg.") else mg.ops
+    others = [n for n in space.__all__ if getattr(space, n) is function and n != name.rpartition(".")[2]]
+    also = f" (also {', '.join(f'`{n}`' for n in others)})" if others else ""
+    return f"| `{name}`{also} | {first} | {by} | {checked} | {corners} |".replace("  ", " ")
 
 
 def page() -> str:

@@ -18,6 +18,7 @@ from ..autograd.backward import gradients_of
 from ..backend import namespace, plain
 from ..primitive import Op, Plan
 from . import trees
+from .gradients import check_function
 
 
 class Run(NamedTuple):
@@ -72,6 +73,8 @@ def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
     >>> mg.autograd.grad(mg.exp(mg.sin(x)).sum(), x)[0].tolist() == x.grad.tolist()
     True
     """
+
+    check_function("checkpoint", function)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -205,11 +208,10 @@ def _cut(run: Run, segment: Segment) -> Any:
     inputs = (2 << count) - 2  # the bits of all arguments but the first, the segment
     bundle = _node(_BUNDLE.plan(inputs, count + 1), tuple(run.parents), (segment,), Parts)
     nodes = {y.node: _node(_RESULT.plan(1, 2), (bundle,), k, y._data) for k, y in enumerate(run.results)}
-    outputs = [
-        wrap(y._data, nodes[y.node], y.home) if getattr(y, "node", None) in nodes else y
-        for y in trees.leaves(run.outputs)
-    ]
-    return trees.rebuilt(run.outputs, iter(outputs))
+    return trees.mapped(
+        lambda y: wrap(y._data, nodes[y.node], y.home) if getattr(y, "node", None) in nodes else y,
+        run.outputs,
+    )
 
 
 def _node(plan: Plan, parents: tuple[Node, ...], saved: Any, like: Any) -> Node:

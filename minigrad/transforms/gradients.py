@@ -48,17 +48,14 @@ class Watch:
     def __init__(self, what: str, function: Function, args: Sequence[Any], argnums: Sequence[int], kwargs):
         self.chosen = [_argument(what, args, i) for i in argnums]
         self.sources: list[Any] = []
+        self.moved: dict[Any, Node] = {}  # parameters of modules among the arguments, and their places
         linking = is_grad_enabled()
         with grad_mode(True):
-            placed: dict[int, Any] = {}  # a tensor that comes up twice has one place
-            places = []
-            for x in trees.leaves(self.chosen):
-                places.append(placed[id(x)] if id(x) in placed else self._place(what, x, linking))
-                placed[id(x)] = places[-1]
+            places = [self._place(what, x, linking) for x in trees.leaves(self.chosen)]
             self.nodes: list[Node] = [x.node for x in places]
             new, rest = list(args), iter(places)
             for i, tree in zip(argnums, self.chosen, strict=True):
-                new[i] = _with_places(tree, rest)
+                new[i] = trees.rebuilt(tree, rest, self._move)
             with self.in_place():
                 self.outputs = function(*new, **kwargs)
         self.results = [
@@ -79,19 +76,28 @@ class Watch:
             return _watch(source)
         return wrap(source._data, Watched(source.shape, source.dtype), source.home)
 
+    def _move(self, module: Module, places: Iterator[Any]) -> Module:
+        """The function gets the same module, whose parameters change places while it runs."""
+        for parameter in trees.leaves(module):
+            if parameter in self.moved:
+                raise ValueError(
+                    "a module, or a parameter that modules share, is in two places of the arguments; "
+                    "pass it once"
+                )
+            self.moved[parameter] = next(places).node
+        return module
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Inside, the parameters of modules among the arguments are in the places of this run."""
-        inside = {id(p): p for tree in self.chosen for p in _parameters(tree)}
-        before = {key: p.node for key, p in inside.items()}
-        for source, node in zip(self.sources, self.nodes, strict=True):
-            if id(source) in inside:
-                source.node = node
+        before = {parameter: parameter.node for parameter in self.moved}
+        for parameter, node in self.moved.items():
+            parameter.node = node
         try:
             yield
         finally:
-            for key, p in inside.items():
-                p.node = before[key]
+            for parameter, node in before.items():
+                parameter.node = node
 
     def pull(
         self,
@@ -121,27 +127,51 @@ class Watch:
 
 def _argument(what: str, args: Sequence[Any], i: int) -> Any:
     if not -len(args) <= i < len(args):
-        raise ValueError(f"{what}: argnums has {i}, but the function was called with {len(args)} argument(s)")
+        raise ValueError(
+            f"{what}: argnums has {i}, but the function was called with {len(args)} positional argument(s)"
+        )
     if not trees.leaves(args[i]):
-        raise TypeError(f"{what}: argument {i}, of {type(args[i]).__name__}, holds no floats and no tensors")
+        kind = type(args[i]).__name__
+        why = "it holds no floats, no arrays and no tensors"
+        if isinstance(args[i], Module):
+            why = "none of its parameters requires gradients"
+        elif isinstance(args[i], int):
+            why = f"it has no derivative; write {int(args[i])}.0"
+        raise TypeError(f"{what}: cannot differentiate by argument {i}, of {kind}: {why}")
     return args[i]
+
+
+def check_function(what: str, function: Any) -> None:
+    """Raise `TypeError` for what cannot be called, as in `grad(y, x)`."""
+    if not callable(function):
+        raise TypeError(
+            f"{what}: takes a function and gives a function, got {type(function).__name__}; "
+            f"call it as {what}(function)(arguments)" + ", or see mg.autograd.grad" * (what == "grad")
+        )
+
+
+def places_of(what: str, argnums: Any) -> tuple[int, ...]:
+    """`argnums` as a tuple."""
+    places = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not all(isinstance(i, int) for i in places):
+        raise TypeError(f"{what}: argnums must be an integer, or several of them, got {argnums!r}")
+    return places
+
+
+def without_aux(what: str, outputs: Any, has_aux: bool) -> tuple[Any, ...]:
+    """The outputs of a function, and the aux if it gives one."""
+    if not has_aux:
+        return (outputs,)
+    if not isinstance(outputs, tuple) or len(outputs) != 2:
+        raise TypeError(
+            f"{what}: with has_aux the function must give a pair (value, aux), got {type(outputs).__name__}"
+        )
+    return outputs
 
 
 def _is_parameter(x: Any) -> bool:
     """Whether it is a module's own, with no place in another transform: derivatives end there."""
     return type(x) is not Tensor and type(x.node) is Leaf
-
-
-def _parameters(tree: Any) -> list[Any]:
-    """The tensors of the modules in a tree."""
-    if isinstance(tree, Module):
-        return trees.leaves(tree)
-    return [] if trees.is_leaf(tree) else [p for child in trees.children(tree) for p in _parameters(child)]
-
-
-def _with_places(tree: Any, places: Iterator[Any]) -> Any:
-    """The tree as the function gets it: a module is the same module, whose parameters change places."""
-    return trees.rebuilt(tree, places, keep_modules=True)
 
 
 def _reaches_others(roots: Sequence[Node], own: set[Node]) -> bool:
@@ -200,13 +230,14 @@ def value_and_grad(
     >>> value.item(), gradient["w"].tolist(), gradient["b"].item()
     (97.0, [24.0, 72.0], 26.0)
     """
-    several = not isinstance(argnums, int)
-    places = tuple(argnums) if several else (argnums,)
+    check_function("grad", function)
+    several, places = not isinstance(argnums, int), places_of("grad", argnums)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         run = Watch("grad", function, args, places, kwargs)
-        value = run.outputs[0] if has_aux else run.outputs
+        value = without_aux("grad", run.outputs, has_aux)[0]
+        (value,) = tensors_among("grad", [value]) or [value]
         if not isinstance(value, Tensor):
             raise TypeError(f"grad: the function must give a tensor, got {type(value).__name__}")
         one = given_gradient("grad", value, None)
@@ -243,11 +274,9 @@ def grad(function: Function, argnums: int | Sequence[int] = 0, has_aux: bool = F
 # --- products with derivatives -----------------------------------------------------------------------
 
 
-def _matched(what: str, tree: Any, wanted: Sequence[Any]) -> list[Any]:
-    """The leaves of `tree` as tensors that fit those `wanted`."""
-    found = trees.leaves(tree)
-    if len(found) != len(wanted):
-        raise ValueError(f"{what}: got {len(found)} tensor(s) where {len(wanted)} are needed")
+def _matched(what: str, tree: Any, like: Any, wanted: Sequence[Any]) -> list[Any]:
+    """The leaves of `tree`, nested as `like` is, as tensors that fit those `wanted`."""
+    found = trees.leaves_like(what, tree, like)
     return [given_gradient(what, x, g) for x, g in zip(wanted, found, strict=True)]
 
 
@@ -263,12 +292,13 @@ def vjp(function: Function, *primals: Any, has_aux: bool = False) -> tuple[Any, 
     >>> y.tolist(), pullback(mg.tensor([1.0, 10.0]))[0].tolist()
     ([1.0, 4.0], [2.0, 40.0])
     """
+    check_function("vjp", function)
     run = Watch("vjp", function, primals, range(len(primals)), {})
-    outputs, *aux = run.outputs if has_aux else (run.outputs,)
+    outputs, *aux = without_aux("vjp", run.outputs, has_aux)
     run.results = tensors_among("vjp", outputs)
 
     def pullback(cotangents: Any) -> tuple[Any, ...]:
-        gs = _matched("vjp", cotangents, run.results)
+        gs = _matched("vjp, cotangents", cotangents, outputs, run.results)
         create = is_grad_enabled() and (run.open or any(g.requires_grad for g in gs))
         return tuple(trees.rebuilt(run.chosen, iter(run.pull(gs, True, create))))
 
@@ -300,11 +330,12 @@ def jvp(
     >>> derivative.tolist()
     [2.0, 40.0]
     """
+    check_function("jvp", function)
     _check_pair("jvp", primals, tangents)
     run = Watch("jvp", function, primals, range(len(primals)), {})
-    outputs, *aux = run.outputs if has_aux else (run.outputs,)
+    outputs, *aux = without_aux("jvp", run.outputs, has_aux)
     run.results = tensors_among("jvp", outputs)
-    vs = _matched("jvp", tangents, run.sources)
+    vs = _matched("jvp, tangents", list(tangents), run.chosen, run.sources)
     pushed = Forward(run).push(vs, range(len(vs)))
     return run.closed(outputs), trees.rebuilt(outputs, iter(pushed)), *(run.closed(x) for x in aux)
 
@@ -352,6 +383,6 @@ def hvp(function: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> 
     _check_pair("hvp", primals, tangents)
     gradient = grad(function, tuple(range(len(primals))))
     run = Watch("hvp", lambda *xs: gradient(*xs), primals, range(len(primals)), {})
-    vs = _matched("hvp", tangents, run.sources)
+    vs = _matched("hvp, tangents", list(tangents), run.chosen, run.sources)
     create = is_grad_enabled() and (run.open or any(v.requires_grad for v in vs))
     return tuple(trees.rebuilt(run.chosen, iter(run.pull(vs, create, create))))

@@ -8,7 +8,7 @@ from .. import ops
 from ..autograd import is_grad_enabled, wrap
 from ..backend import create, of
 from . import trees
-from .gradients import Forward, Function, Watch, tensors_among
+from .gradients import Forward, Function, Watch, check_function, places_of, tensors_among, without_aux
 from .vmap import vmap
 
 _AT_ONCE = 64  # passes that are made in one, which takes so many times the memory
@@ -52,13 +52,13 @@ def jacobian(
     """
     if mode not in (None, "reverse", "forward"):
         raise ValueError(f"jacobian: mode must be 'reverse', 'forward' or None, got {mode!r}")
-    several = not isinstance(argnums, int)
-    places = tuple(argnums) if several else (argnums,)
+    check_function("jacobian", function)
+    several, places = not isinstance(argnums, int), places_of("jacobian", argnums)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         run = Watch("jacobian", function, args, places, kwargs)
-        outputs, *aux = run.outputs if has_aux else (run.outputs,)
+        outputs, *aux = without_aux("jacobian", run.outputs, has_aux)
         run.results = tensors_among("jacobian", outputs)
         n, m = (sum(x.size for x in xs) for xs in (run.sources, run.results))
         matrices = (_by_columns if mode == "forward" or (mode is None and n < m) else _by_rows)(run)

@@ -46,17 +46,20 @@ def _fields(tree: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(tree)]
 
 
-def rebuilt(tree: Any, values: Iterator[Any], keep_modules: bool = False) -> Any:
-    """The tree with its leaves replaced by `values`, in order.
+def as_dict(module: Module, values: Iterator[Any]) -> dict[str, Any]:
+    """The values for a module's leaves, by the names of the parameters."""
+    return {name: next(values) for name, p in module.named_parameters() if p.requires_grad}
 
-    In place of a module comes a dict by name; or, with `keep_modules`, the same module, unchanged.
-    """
+
+def rebuilt(
+    tree: Any, values: Iterator[Any], module: Callable[[Module, Iterator[Any]], Any] = as_dict
+) -> Any:
+    """The tree with its leaves replaced by `values`, in order; for a module, what `module` makes of them."""
     if is_leaf(tree):
         return next(values)
     if isinstance(tree, Module):
-        found = {name: next(values) for name, p in tree.named_parameters() if p.requires_grad}
-        return tree if keep_modules else found
-    new = [rebuilt(child, values, keep_modules) for child in children(tree)]
+        return module(tree, values)
+    new = [rebuilt(child, values, module) for child in children(tree)]
     if isinstance(tree, dict):
         return dict(zip(tree, new, strict=True))
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):  # a named tuple
@@ -71,6 +74,39 @@ def rebuilt(tree: Any, values: Iterator[Any], keep_modules: bool = False) -> Any
     return tree
 
 
+def _kept(module: Module, values: Iterator[Any]) -> Module:
+    as_dict(module, values)  # which are passed over
+    return module
+
+
 def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    """The tree with `function` of each leaf in its place."""
-    return rebuilt(tree, iter([function(leaf) for leaf in leaves(tree)]))
+    """The tree with `function` of each leaf in its place; modules stay as they are."""
+    return rebuilt(tree, iter([function(leaf) for leaf in leaves(tree)]), _kept)
+
+
+def leaves_like(what: str, tree: Any, like: Any) -> list[Any]:
+    """The leaves of `tree` in the order of those of `like`, which must be nested in the same way.
+
+    `what` names the two in errors, which are `ValueError`s. A dict by name stands for a module.
+    """
+    if is_leaf(like):
+        if is_leaf(tree) or isinstance(tree, int):
+            return [tree]
+        raise ValueError(f"{what}: got {type(tree).__name__} in the place of a tensor")
+    if isinstance(like, Module):
+        like = as_dict(like, iter(leaves(like)))
+    if isinstance(like, dict):
+        if not isinstance(tree, dict) or set(tree) != set(like):
+            got = f"the keys {list(tree)}" if isinstance(tree, dict) else type(tree).__name__
+            raise ValueError(f"{what}: expected a dict with the keys {list(like)}, got {got}")
+        pairs = [(tree[key], like[key]) for key in like]
+    elif not children(like):  # nothing of this is differentiated
+        return []
+    else:
+        kind, own, its = type(like).__name__, children(tree), children(like)
+        if is_leaf(tree) or len(own) != len(its):
+            raise ValueError(
+                f"{what}: expected a {kind} of {len(its)}, got {type(tree).__name__} of {len(own)}"
+            )
+        pairs = list(zip(own, its, strict=True))
+    return [leaf for one, other in pairs for leaf in leaves_like(what, one, other)]

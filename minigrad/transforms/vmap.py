@@ -6,6 +6,7 @@ work on these as they are. What remains is to go in and out, by four ops that ar
 `_sum_over` adds up what they send back to it.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from ..autograd import Variable
 from ..backend import check_axis, create, of, plain, vmap_depth
 from ..batched import Batching, Level, Levels, align, batching, levels_of, union
 from ..primitive import primitive
+from .gradients import check_function
 
 
 def _data(value: Any) -> Any:
@@ -131,6 +133,9 @@ def vmap(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> C
     (5, 2)
     """
 
+    check_function("vmap", function)
+
+    @functools.wraps(function)
     def batched(*args: Any, **settings: Any) -> Any:
         axes = tuple(in_axes) if isinstance(in_axes, (tuple, list)) else (in_axes,) * len(args)
         sizes: list[int] = []
