@@ -162,7 +162,8 @@ class Operators(Variable):
 
         As in NumPy, shape and dtype stay. A leaf stays where it is in the graph.
         """
-        shape, dtype, is_leaf = self._data.shape, self._data.dtype, isinstance(self.node, Leaf)
+        shape, dtype = self._data.shape, self._data.dtype
+        is_leaf = isinstance(self.node, Leaf) and (self.node.lasting or type(self) is not Variable.made)
         if is_leaf and is_grad_enabled():
             raise RuntimeError(
                 f"{what}: x is a leaf that requires gradients, and would no longer be one; change its value "

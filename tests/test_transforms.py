@@ -309,6 +309,25 @@ def test_nothing_is_written_to_grad():
     assert w.grad is None
 
 
+def test_arguments_may_be_changed_in_place():
+    def f(x: Any) -> Any:
+        x *= 2
+        x[0] = x[1] * 3
+        return (x * x).sum()
+
+    x = mg.tensor([1.0, 2.0], dtype=mg.float64)
+    close(mg.grad(f)(x), [0.0, 2 * 4 * 2 * 10])  # of 10 (2 x₁)²
+    close(mg.hessian(f)(x), [[0.0, 0.0], [0.0, 80.0]])
+    assert x.tolist() == [1.0, 2.0]
+
+    def g(layer: Any) -> Any:
+        layer.weight += 1
+        return layer.weight.sum()
+
+    with pytest.raises(RuntimeError, match="leaf that requires gradients"):
+        mg.grad(g)(nn.Linear(1, 1))
+
+
 def test_no_grad_inside_is_obeyed():
     def f(x: Any) -> Any:
         with mg.no_grad():

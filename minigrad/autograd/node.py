@@ -62,6 +62,7 @@ class Leaf(Node):
     """Where a gradient ends up: the node of a tensor that the user made."""
 
     __slots__ = ("grad", "hooks")
+    lasting = True  # whether its tensor is to stay a leaf; not the argument of a function in a transform
 
     def __init__(self, shape, dtype):
         self.plan = None

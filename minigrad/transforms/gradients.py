@@ -27,6 +27,7 @@ class Watched(Leaf):
     """The place of an argument that had none. (A parameter of the user's has a plain `Leaf`.)"""
 
     __slots__ = ()
+    lasting = False
 
 
 @primitive(x=lambda g: g)
