@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from numbers import Integral
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -268,9 +269,21 @@ def warn(message: str, category: type[Warning]) -> None:
 
 def check_axis(op: str, axis: int, ndim: int) -> int:
     """`axis` counted from the front. Raises `IndexError` if there is no such axis."""
+    if type(axis) is not int and not isinstance(axis, Integral):
+        raise TypeError(f"{op}: an axis is an integer, got {type(axis).__name__}")
     if not -ndim <= axis < ndim:
         raise IndexError(f"{op}: there is no axis {axis} in an input of {ndim} axes")
     return axis % ndim
+
+
+def check_axes(op: str, axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
+    """The axes that `axis` names: all of them if it is None. Raises `ValueError` if it names one twice."""
+    if axis is None:
+        return tuple(range(ndim))
+    axes = tuple(check_axis(op, a, ndim) for a in (axis if isinstance(axis, tuple) else (axis,)))
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{op}: axis={axis} names an axis twice")
+    return axes
 
 
 def create(xp: Namespace, function: str, *args: Any, like: Array, **kwargs: Any) -> Array:

@@ -47,6 +47,7 @@ _recording = grad_enabled.get
 _frame = sys._getframe
 _ndarray = numpy.ndarray
 _NUMPY = (numpy.ndarray, numpy.generic)
+_USUAL = {numpy.ndarray}
 
 
 class Op:
@@ -61,6 +62,8 @@ class Op:
         self.rules = rules
         self.variadic = variadic  # whether the last parameter stands for any number of inputs
         self.hint = hint
+        # How many of them have no default.
+        self.required = sys.maxsize if variadic else len(parameters) - len(forward.__defaults__ or ())
         self.plans: dict[Any, Plan] = {}
         known = {*_SPECIAL, *parameters, "out"}
         for input_name, rule in rules.items():
@@ -206,7 +209,7 @@ def elementwise(
         parameters = _parameters(function.__code__)
         compute = forward or (lambda xp, *inputs: getattr(xp, name)(*inputs))
         numpy_compute = functools.partial(forward, numpy_namespace) if forward else getattr(numpy, name)
-        op = OPS[name] = Op(name, compute, parameters, rules, False, _BROADCAST_HINT)
+        op = OPS[name] = Op(name, compute, parameters, rules, False, BROADCAST_HINT)
         make = _unary if len(parameters) == 1 else _binary
         return _dress(make(op, numpy_compute), function)
 
@@ -223,6 +226,26 @@ def _dress(call: Any, function: FunctionType) -> Any:
         setattr(call, attribute, getattr(function, attribute))
     call.__annotations__ = {k: v for k, v in function.__annotations__.items() if k != "xp"}
     return call
+
+
+# --- what functions made of other ones check first -------------------------------------------------
+
+
+def expect_arrays(op: str, *values: Any) -> None:
+    """Raise, in the name of `op`, unless its inputs `values` are tensors or arrays on one device.
+
+    Primitives see to that themselves; functions made of them check it before they look at a shape.
+
+    Raises:
+        TypeError: there is something else among them.
+        ValueError: they live on different devices.
+    """
+    arrays = [value._data if isinstance(value, Variable) else value for value in values]
+    if {*map(type, arrays)} != _USUAL:
+        for array in arrays:
+            namespace(op, [array])
+        if arrays:
+            namespace(op, arrays)
 
 
 # --- recording -------------------------------------------------------------------------------------
@@ -250,9 +273,12 @@ def _apply(op: Op, values: list[Any]) -> Any:
                 homes.append((slot, value.home))
         elif isinstance(value, _ndarray):
             plain.append(slot)
-        elif type(value) in (list, tuple) and slot in differentiable:
-            kind = type(value).__name__
-            raise TypeError(f"{op.name}: got a {kind} where a tensor is expected; mg.tensor(...) makes one")
+        elif slot in differentiable and not _fits(op, slot, value):
+            name = op.parameters[min(slot, len(op.parameters) - 1)]
+            raise TypeError(
+                f"{op.name}: expected a tensor or an array, got {type(value).__name__} as {name}; "
+                "mg.tensor(...) makes one"
+            )
     if all_numpy and (tensors or isinstance(values[0], _NUMPY)):
         xp = numpy_namespace
     else:
@@ -294,6 +320,11 @@ def _apply(op: Op, values: list[Any]) -> Any:
     if recording is not True:
         recording.check(op.name, node, out, values)
     return wrap(out, node, home)
+
+
+def _fits(op: Op, slot: int, value: Any) -> bool:
+    """Whether `value` can be a differentiable input: a number, an array, or None where there is a default."""
+    return isinstance(value, SCALARS) or of(value) is not None or (value is None and slot >= op.required)
 
 
 def _as_given(
@@ -480,7 +511,7 @@ def _overlap(xp: Any, a: Array, b: Array) -> bool:
     return not hasattr(xp, "may_share_memory") or xp.may_share_memory(a, b)
 
 
-_BROADCAST_HINT = "aligned from the right, two sizes must be equal or one of them 1"
+BROADCAST_HINT = "aligned from the right, two sizes must be equal or one of them 1"
 
 
 def _retold(op: Op, values: list[Any], error: Exception) -> Exception:
@@ -495,6 +526,9 @@ def _retold(op: Op, values: list[Any], error: Exception) -> Exception:
     kinds = [k for k in known if isinstance(error, k)]
     if not kinds:
         return error
-    got = " and ".join(f"{tuple(value.shape)} {value.dtype}" for value in arrays)
+    # A number among the inputs says much; settings do where types are wrong.
+    inputs = range(len(values)) if kinds[0] is TypeError else op.differentiable
+    shown = [v for slot, v in enumerate(values) if of(v) is not None or (slot in inputs and v is not None)]
+    got = " and ".join(type(v).__name__ if of(v) is None else f"{tuple(v.shape)} {v.dtype}" for v in shown)
     hint = f" ({op.hint})" if op.hint and issubclass(kinds[0], (ValueError, IndexError)) else ""
     return kinds[0](f"{op.name}: got {got}: {str(error).strip()}{hint}")

@@ -1,5 +1,6 @@
 """Every op, by the table of cases: values, gradients, memory, dtypes, layouts, backends, and torch."""
 
+import inspect
 import operator
 import os
 import weakref
@@ -87,15 +88,9 @@ def test_every_op_has_a_row():
     # Reached by way of rows of other names.
     helpers = {"cast", "cast_away", "copy", "identity", "last_writes", "cofactors", "det_curvature"}
     helpers |= {"length", "p_norm"}  # vector_norm's
-    helpers |= {
-        "watch",
-        "enter",
-        "leave",
-        "lift",
-        "sum_over",
-    }  # the transforms', which have tests of their own
-    assert set(OPS) - names - helpers == set()
+    helpers |= {"watch"}  # the transforms', which test_transforms.py tests
     helpers |= {"enter", "leave", "lift", "sum_over"}  # vmap's: see test_vmap.py
+    assert set(OPS) - names - helpers == set()
 
 
 def test_every_differentiable_op_has_rows_of_three_shapes():
@@ -465,68 +460,106 @@ def test_empty_inputs_of_other_ops(function, shape):
 
 # --- errors ----------------------------------------------------------------------------------------
 
-INNER = {
-    "stack": ("concat", "expand_dims"),
-    "std": ("var",),
-    "outer": ("multiply",),
-    "tensordot": ("matmul",),
-    "take_along_axis": ("broadcast_to",),
+PLAIN: dict[str, Any] = {
+    "getitem": lambda x: mg.ops.getitem(x, 0),
+    "setitem": lambda x, value: mg.ops.setitem(x, 0, value),
+    "scatter": lambda x: mg.ops.scatter(x, 0, (2, 3, 4)),
+    "searchsorted": mg.searchsorted,
+    "linalg.cholesky": mg.linalg.cholesky,
+    "linalg.eigh": mg.linalg.eigh,
+    "linalg.eigvalsh": mg.linalg.eigvalsh,
+    "unstack": mg.unstack,
+    "split": mg.split,
 }
-"""Ops that are made of others, which their errors may name."""
+"""The functions whose rows compute with their inputs before, or with their result."""
+
+OF_FUNCTIONS = [
+    replace(
+        case,
+        minigrad=PLAIN.get(case.op, case.minigrad),
+        settings={} if case.op == "linalg.cholesky" else case.settings,
+    )
+    for case in CASES
+    if hasattr(mg.linalg if case.op.startswith("linalg.") else mg.ops, case.name)
+]
+"""The rows of public functions, which may be made of others, but whose errors name none but themselves."""
 
 
 def names(case: Case, error: BaseException) -> bool:
-    return str(error).startswith(tuple(f"{op}: " for op in (case.op, *INNER.get(case.op, ()))))
+    return str(error).startswith(f"{case.name}: ")
 
 
-def first_of(rows: list[Case]) -> list[Any]:
-    found = {case.op: case for case in reversed(rows)}
+def one_of_each(rows: list[Case]) -> list[Any]:
+    """For each op the first of its rows with the most inputs."""
+    found: dict[str, Case] = {}
+    for case in rows:
+        if case.op not in found or len(case.draws) > len(found[case.op].draws):
+            found[case.op] = case
     return [pytest.param(case, id=op) for op, case in sorted(found.items())]
 
 
-ONE_DEVICE = [c for c in CASES if len(c.draws) > 1 and c.op != "take_along_axis"]
+SEVERAL = [case for case in OF_FUNCTIONS if len(case.draws) > 1]
 
 
-@pytest.mark.parametrize("case", first_of(ONE_DEVICE))
+@pytest.mark.parametrize("case", one_of_each(SEVERAL))
 def test_errors_of_mixed_devices_name_the_op_and_both(case: Case):
     arrays = case.inputs()
-    xs = [mg.tensor(arrays[0]), *(mg.tensor(a, device="strict") for a in arrays[1:])]
-    with pytest.raises(ValueError, match=r"'numpy' .*'strict'") as caught:
-        case.compute(*xs)
-    assert names(case, caught.value)
+    for i in range(len(arrays)):
+        xs = [mg.tensor(a, device="strict" if i == j else "numpy") for j, a in enumerate(arrays)]
+        with pytest.raises(ValueError, match=r"'numpy' .*'strict'|'strict' .*'numpy'") as caught:
+            case.compute(*xs)
+        assert names(case, caught.value)
 
 
-UNLIKE = [c for c in CASES if len(c.draws) > 1 and all(d.shape for d in c.draws[:2])]
+ANY_SHAPES = {"outer", "kron", "isin", "take"}
+UNLIKE = [c for c in SEVERAL if all(d.shape for d in c.draws[:2]) and c.op not in ANY_SHAPES]
 
 
-@pytest.mark.parametrize("case", first_of([c for c in UNLIKE if c.op not in ("outer", "take", "setitem")]))
+@pytest.mark.parametrize("case", one_of_each(UNLIKE))
 def test_errors_of_shapes_name_the_op_and_both(case: Case):
-    arrays = [np.ones((7, 5) if i == 0 else (3, 2)) for i in range(len(case.draws))]
+    first = (7, 7) if case.op == "linalg.solve" else (7, 5)
+    arrays = [np.ones(first if i == 0 else (3, 2)) for i in range(len(case.draws))]
     xs = [mg.tensor(a.astype(b.dtype)) for a, b in zip(arrays, case.inputs(), strict=True)]
     with pytest.raises((ValueError, IndexError)) as caught:
         case.compute(*xs)
     assert names(case, caught.value)
     assert "(3, 2)" in str(caught.value)
-    assert "(7, 5)" in str(caught.value) or case.op == "take_along_axis"
+    assert str(first) in str(caught.value)
 
 
-@pytest.mark.parametrize("case", first_of([c for c in CASES if isinstance(c.settings.get("axis"), int)]))
+def has_axis(case: Case) -> bool:
+    function = operator.attrgetter(case.op)(mg.ops if hasattr(mg.ops, case.op) else mg)
+    passed = case.minigrad is None or "axis" in case.settings
+    return passed and "axis" in inspect.signature(function).parameters
+
+
+@pytest.mark.parametrize("case", one_of_each([c for c in OF_FUNCTIONS if has_axis(c)]))
 def test_errors_of_axes_name_the_op_and_the_axis(case: Case):
-    with pytest.raises(IndexError, match="axis 9") as caught:
-        replace(case, settings={**case.settings, "axis": 9}).compute(*tensors(case, case.inputs()))
-    assert names(case, caught.value)
+    inputs = tensors(case, case.inputs())
+    for axis, error, message in (
+        (9, IndexError, "axis 9"),
+        (-9, IndexError, "axis -9"),
+        ("a", TypeError, "str"),
+    ):
+        with pytest.raises(error, match=message) as caught:
+            replace(case, settings={**case.settings, "axis": axis}).compute(*inputs)
+        assert names(case, caught.value)
 
 
-PRIMITIVES = [case for case in CASES if case.op in OPS and case.minigrad is None]
+OPTIONAL = {("clip", 1), ("clip", 2), ("linear", 2), ("diff", 1), ("diff", 2)}
 
 
 @pytest.mark.parametrize("wrong", ["text", None, object(), 1j], ids=lambda v: type(v).__name__)
-@pytest.mark.parametrize("case", first_of([c for c in PRIMITIVES if c.op not in ("pad", "take")]))
-def test_errors_of_types_name_the_op(case: Case, wrong):
-    products = case.op in ("matmul", "linear")  # to which a thing without axes has the wrong shape
-    with pytest.raises((TypeError, ValueError) if products else TypeError) as caught:
-        case.compute(wrong, *tensors(case, case.inputs())[1:])
-    assert names(case, caught.value)
+@pytest.mark.parametrize("case", one_of_each(OF_FUNCTIONS))
+def test_errors_of_types_name_the_op_and_the_type(case: Case, wrong):
+    for i in range(len(case.draws)):
+        if wrong is None and (case.op, i) in OPTIONAL:
+            continue
+        inputs: list[Any] = tensors(case, case.inputs())
+        inputs[i] = wrong
+        with pytest.raises(TypeError, match=type(wrong).__name__) as caught:
+            case.compute(*inputs)
+        assert names(case, caught.value)
 
 
 # --- backends --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy
 
 from ..autograd import Variable, require_grad, wrap
 from ..backend import SCALARS, Backend, cast, current, get, move, of, refuse_dtype
-from ..primitive import primitive
+from ..primitive import expect_arrays, primitive
 from .dtypes import default_dtype, result_type
 from .elementwise import astype
 
@@ -155,7 +155,12 @@ def _make(
         raise TypeError(f"{function}: a shape of several axes is a tuple, as in {function}((2, 3))")
     refuse_dtype(function, dtype if dtype is not None else int)
     backend: Backend = get(device) if device else current()
-    return _finish(getattr(backend.xp, function)(*args, dtype=dtype, **settings), requires_grad)
+    try:
+        array = getattr(backend.xp, function)(*args, dtype=dtype, **settings)
+    except (TypeError, ValueError, OverflowError, MemoryError) as error:
+        kind = next(k for k in (TypeError, ValueError, OverflowError, MemoryError) if isinstance(error, k))
+        raise kind(f"{function}: got {', '.join(map(repr, args))}: {error}") from error
+    return _finish(array, requires_grad)
 
 
 def zeros(shape, dtype=None, *, device=None, requires_grad=False) -> Any:
@@ -220,6 +225,7 @@ def eye(n_rows, n_cols=None, /, *, k=0, dtype=None, device=None, requires_grad=F
 
 def _alike(op: str, x: Any, dtype: Any, device: str | None) -> Any:
     """The dtype to give to the array library: None where it is to take that of x itself."""
+    expect_arrays(op, x)
     if dtype is not None:
         refuse_dtype(op, dtype)
     return result_type(x) if dtype is None and device is not None else dtype

@@ -1,9 +1,10 @@
 """Functions that run along one axis: sums and products so far, and differences of neighbours."""
 
+from numbers import Integral
 from typing import Any
 
-from ..backend import SCALARS, check_axis, is_floating
-from ..primitive import primitive
+from ..backend import SCALARS, check_axis, is_floating, refuse_dtype
+from ..primitive import expect_arrays, primitive
 from . import beyond
 from .comparison import not_equal
 from .elementwise import astype, subtract
@@ -14,18 +15,23 @@ from .shaping import moveaxis, pad
 
 def _prepared(op, x, axis, dtype, initial):
     """x, converted and led by the `initial` value if there are such, and its axis counted from the front."""
+    expect_arrays(op, x)
     n = len(x.shape)
     if axis is None and n != 1:
         raise ValueError(f"{op}: an input of shape {tuple(x.shape)} needs an axis")
     axis = check_axis(op, axis or 0, n)
-    x = x if dtype is None else astype(x, dtype)
-    return (x if initial is None else _with_border(x, axis, initial, (1, 0))), axis
+    if dtype is not None:
+        refuse_dtype(op, dtype)
+        x = astype(x, dtype)
+    return (x if initial is None else _with_border(op, x, axis, initial, (1, 0))), axis
 
 
-def _with_border(x, axis, value, widths):
+def _with_border(op, x, axis, value, widths):
     """x with `value` in so many places before and after it along `axis`."""
     if isinstance(value, float) and not is_floating(x.dtype):
-        raise TypeError(f"an array of {x.dtype} cannot hold {value}; convert it first, as with mg.astype")
+        raise TypeError(
+            f"{op}: an array of {x.dtype} cannot hold {value}; convert it first, as with mg.astype"
+        )
     return pad(x, [widths if a == axis else (0, 0) for a in range(len(x.shape))], value)
 
 
@@ -94,16 +100,21 @@ def diff(x, n=1, axis=-1, prepend=None, append=None) -> Any:
     >>> mg.diff(mg.tensor([1.0, 4.0, 9.0, 16.0]), n=2).tolist()
     [2.0, 2.0]
     """
+    joined = [v for v in (prepend, x, append) if v is x or not (v is None or isinstance(v, SCALARS))]
+    expect_arrays("diff", *joined)
     axis = check_axis("diff", axis, len(x.shape))
-    if n < 0:
-        raise ValueError(f"diff: n must not be negative, got {n}")
+    if not isinstance(n, Integral) or n < 0:
+        raise ValueError(f"diff: n must be an integer, and not negative, got {n!r}")
     if n == 0:
         return x
     if isinstance(prepend, SCALARS):
-        prepend, x = None, _with_border(x, axis, prepend, (1, 0))
+        prepend, x = None, _with_border("diff", x, axis, prepend, (1, 0))
     if isinstance(append, SCALARS):
-        append, x = None, _with_border(x, axis, append, (0, 1))
-    if prepend is not None or append is not None:
+        append, x = None, _with_border("diff", x, axis, append, (0, 1))
+    if len(joined) > 1:
+        shapes = [tuple(v.shape) for v in joined]
+        if len({(len(s), s[:axis], s[axis + 1 :]) for s in shapes}) > 1:
+            raise ValueError(f"diff: cannot join shapes {' and '.join(map(str, shapes))} along axis {axis}")
         x = concat([v for v in (prepend, x, append) if v is not None], axis)
     later, earlier = ((*[slice(None)] * axis, bounds, ...) for bounds in (slice(1, None), slice(0, -1)))
     for _ in range(n):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from numpy.linalg import LinAlgError
 
-from ..primitive import primitive
+from ..primitive import expect_arrays, primitive
 from .shaping import expand_dims, matrix_transpose, reshape
 
 
@@ -43,6 +43,7 @@ class SVDResult(NamedTuple):
 
 def check_matrices(op, x, square=False) -> None:
     """Raise unless x is a matrix, or a stack of them in its last two axes, that LAPACK can compute with."""
+    expect_arrays(op, x)
     if len(x.shape) < 2 or (square and x.shape[-1] != x.shape[-2]):
         raise LinAlgError(f"{op}: needs {'square ' * square}matrices, got shape {tuple(x.shape)}")
     if not str(x.dtype).endswith(("float32", "float64")):

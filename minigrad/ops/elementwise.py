@@ -10,7 +10,7 @@ from typing import Any
 
 from ..autograd import Variable
 from ..backend import SCALARS, cast, is_floating, move, of, refuse_dtype
-from ..primitive import elementwise, primitive
+from ..primitive import elementwise, expect_arrays, primitive
 from .activations import sigmoid
 from .dtypes import numpy_dtype
 
@@ -242,11 +242,13 @@ def _above(x, min, max):
 
 def conj(x) -> Any:
     """x itself, for it is real."""
+    expect_arrays("conj", x)
     return x
 
 
 def real(x) -> Any:
     """x itself, for it is real."""
+    expect_arrays("real", x)
     return x
 
 
@@ -432,6 +434,7 @@ def astype(x, dtype, copy=True, device=None) -> Any:
     The gradient is converted and moved back; to integers and bools none flows. `copy=False` gives x itself
     where nothing changes.
     """
+    expect_arrays("astype", x)
     refuse_dtype("astype", dtype)
     data = x._data if isinstance(x, Variable) else x
     if copy or numpy_dtype("astype", data) != numpy_dtype("astype", dtype):

@@ -4,11 +4,12 @@ Reading has as its gradient a scatter (an array of zeros to which the gradient i
 that were read) and a scatter has a reading: so the two are each other's rules, to any order.
 """
 
+from numbers import Integral
 from typing import Any
 
 from ..autograd import Variable
 from ..backend import cast, check_axis, create, is_floating, namespace, of, plain
-from ..primitive import primitive
+from ..primitive import expect_arrays, primitive
 from . import beyond
 from .shaping import broadcast_to, reshape
 
@@ -123,6 +124,7 @@ def _take(xp, x, indices, axis):
 
 def take(x, indices, axis=None) -> Any:
     """The slices of x at `indices` (integers) along `axis`; of the flattened x without an axis."""
+    expect_arrays("take", x, *([] if isinstance(indices, (Integral, list, tuple)) else [indices]))
     if axis is None:
         return _take(reshape(x, -1), indices, 0)
     return _take(x, indices, check_axis("take", axis, len(x.shape)))
@@ -138,16 +140,24 @@ def take_along_axis(x, indices, axis=-1) -> Any:
     >>> mg.take_along_axis(scores, mg.argmax(scores, axis=1, keepdims=True), axis=1).numpy().tolist()
     [[2.0], [4.0]]
     """
-    n = len(x.shape)
-    axis = check_axis("take_along_axis", axis, n)
+    op = "take_along_axis"
+    expect_arrays(op, x, indices)
+    n, got = len(x.shape), f"{tuple(x.shape)} and {tuple(indices.shape)}"
+    axis = check_axis(op, axis, n)
     if len(indices.shape) != n:
-        raise ValueError(
-            f"take_along_axis: x and indices need equally many axes, got {x.shape} and {indices.shape}"
-        )
+        raise ValueError(f"{op}: x and indices need equally many axes, got {got}")
+    if is_floating(indices.dtype) or _is_mask(indices):
+        raise TypeError(f"{op}: indices must be integers, got {indices.dtype}")
+    others = [(a, b) for i, (a, b) in enumerate(zip(x.shape, indices.shape, strict=True)) if i != axis]
+    if any(a != b and 1 not in (a, b) for a, b in others):
+        raise ValueError(f"{op}: shapes {got} do not broadcast in the axes other than {axis}")
     sizes = [max(a, b) if a and b else 0 for a, b in zip(x.shape, indices.shape, strict=True)]
     x = broadcast_to(x, (*sizes[:axis], x.shape[axis], *sizes[axis + 1 :]))
     indices = broadcast_to(indices, (*sizes[:axis], indices.shape[axis], *sizes[axis + 1 :]))
-    return getitem(x, grid(indices._data if isinstance(indices, Variable) else indices, axis))
+    try:
+        return getitem(x, grid(indices._data if isinstance(indices, Variable) else indices, axis))
+    except IndexError as error:
+        raise IndexError(f"{op}: {error}") from None
 
 
 def take_distinct(x, indices, axis) -> Any:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..backend import check_axis, create, is_floating
-from ..primitive import primitive
+from ..primitive import expect_arrays, primitive
 from . import beyond
 from .indexing import getitem, take
 from .shaping import broadcast_to, expand_dims, flatten, ravel, reshape
@@ -23,9 +23,9 @@ def _concat(xp, axis, ends, *arrays):
 
 def concat(arrays, axis=0) -> Any:
     """A list or tuple of tensors joined along an axis that they have; None flattens them first."""
+    arrays = _sequence("concat", arrays)
     if axis is None:
         arrays, axis = [flatten(x) for x in arrays], 0
-    arrays = _sequence("concat", arrays)
     ends, end = [], 0
     for x in arrays:
         end += x.shape[check_axis("concat", axis, len(x.shape))]
@@ -42,15 +42,14 @@ def stack(arrays, axis=0) -> Any:
     shapes = [tuple(x.shape) for x in arrays]
     if len(set(shapes)) > 1:
         raise ValueError(f"stack: needs inputs of one shape, got {shapes}")
+    axis = check_axis("stack", axis, len(shapes[0]) + 1)
     return concat([expand_dims(x, axis) for x in arrays], axis)
 
 
 def _sequence(op, arrays):
     if not isinstance(arrays, (list, tuple)) or not arrays:
         raise TypeError(f"{op}: expected a non-empty list or tuple of tensors, got {type(arrays).__name__}")
-    for x in arrays:
-        if not hasattr(x, "shape"):
-            raise TypeError(f"{op}: expected tensors in the list, got {type(x).__name__}")
+    expect_arrays(op, *arrays)
     return arrays
 
 
@@ -59,6 +58,7 @@ def _sequence(op, arrays):
 
 def unstack(x, axis=0) -> tuple[Any, ...]:
     """The slices of x along `axis`, without that axis, as a tuple: the reverse of `stack`."""
+    expect_arrays("unstack", x)
     axis = check_axis("unstack", axis, len(x.shape))
     return tuple(getitem(x, (*[slice(None)] * axis, i, ...)) for i in range(x.shape[axis]))
 
@@ -72,6 +72,7 @@ def split(x, indices_or_sections, axis=0) -> list[Any]:
     >>> [part.tolist() for part in mg.split(mg.arange(5), [1, 3])]
     [[0], [1, 2], [3, 4]]
     """
+    expect_arrays("split", x)
     axis = check_axis("split", axis, len(x.shape))
     size = x.shape[axis]
     if isinstance(indices_or_sections, int):
@@ -100,6 +101,7 @@ def repeat(x, repeats, axis=None) -> Any:
     >>> mg.repeat(mg.tensor([3, 5]), [1, 2]).tolist()
     [3, 5, 5]
     """
+    expect_arrays("repeat", x)
     if axis is None:
         x, axis = ravel(x), 0
     shape = tuple(x.shape)
@@ -112,6 +114,8 @@ def repeat(x, repeats, axis=None) -> Any:
         before, after = shape[: axis + 1], shape[axis + 1 :]
         x = broadcast_to(expand_dims(x, axis + 1), (*before, repeats, *after))
         return reshape(x, (*before[:-1], before[-1] * repeats, *after))
+    if not isinstance(repeats, (list, tuple)):
+        expect_arrays("repeat", x, repeats)
     return take(x, _repeat(x, repeats, shape[axis]), axis)
 
 
@@ -134,6 +138,7 @@ def tile(x, repetitions) -> Any:
 
     Where x has more axes than `repetitions`, or fewer, they are aligned from the right.
     """
+    expect_arrays("tile", x)
     times = (repetitions,) if isinstance(repetitions, int) else tuple(repetitions)
     shape = tuple(x.shape)
     n = max(len(times), len(shape))

@@ -6,14 +6,14 @@ float16.) Where a matrix is singular, or not positive definite, NumPy raises `nu
 a `ValueError`; CuPy gives infinities or NaN, unless `cupyx.errstate(linalg="raise")` is set.
 """
 
-import operator
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy
 from numpy.linalg import LinAlgError
 
-from ..backend import create
-from ..primitive import primitive
+from ..backend import SCALARS, create
+from ..primitive import expect_arrays, primitive
 from .decompositions import (
     EighResult,
     QRResult,
@@ -34,7 +34,7 @@ from .products import diagonal as _diagonal
 from .products import trace as _trace
 from .reductions import _products_of_others
 from .reductions import sum as _sum
-from .shaping import broadcast_to, expand_dims, matrix_transpose, reshape, squeeze
+from .shaping import broadcast_to, common_shape, expand_dims, matrix_transpose, reshape, squeeze
 
 __all__ = [
     "EighResult",
@@ -107,12 +107,15 @@ def solve(a, b) -> Any:
     >>> mg.linalg.solve(mg.tensor([[2.0, 0.0], [0.0, 4.0]]), mg.tensor([1.0, 1.0])).tolist()
     [0.5, 0.25]
     """
+    expect_arrays("solve", a, b)
+    got = f"shapes {tuple(a.shape)} and {tuple(b.shape)}"
     check_matrices("solve", a, square=True)
     is_vector = len(b.shape) == 1
     columns = expand_dims(b, -1) if is_vector else b
     check_matrices("solve", columns)
     if columns.shape[-2] != a.shape[-1]:
-        raise LinAlgError(f"solve: b of shape {tuple(b.shape)} does not go with a of shape {tuple(a.shape)}")
+        raise LinAlgError(f"solve: b must have as many rows as a, got {got}")
+    common_shape("solve", tuple(a.shape[:-2]), tuple(columns.shape[:-2]))
     x = _solve(a, columns)
     return squeeze(x, -1) if is_vector else x
 
@@ -129,6 +132,14 @@ def inv(x) -> Any:
     """
     check_matrices("inv", x, square=True)
     return _inv(x)
+
+
+def _check_rtol(op, x, rtol):
+    if hasattr(rtol, "shape"):
+        expect_arrays(op, x, rtol)
+        common_shape(op, tuple(x.shape[:-2]), tuple(rtol.shape))
+    elif rtol is not None and not isinstance(rtol, SCALARS):
+        raise TypeError(f"{op}: rtol must be a number or an array, got {type(rtol).__name__}")
 
 
 def _cutoff(x, s, rtol):
@@ -163,6 +174,7 @@ def pinv(x, rtol=None) -> Any:
     is right where small changes leave the rank as it is.
     """
     check_matrices("pinv", x)
+    _check_rtol("pinv", x, rtol)
     return _pinv(x, rtol)
 
 
@@ -172,6 +184,7 @@ def matrix_rank(x, rtol=None) -> Any:
     `rtol` is as in `pinv`. (NumPy's `tol` is not relative.)
     """
     check_matrices("matrix_rank", x)
+    _check_rtol("matrix_rank", x, rtol)
     s = svdvals(x)
     return _sum(astype(s > _cutoff(x, s, rtol), int), axis=-1)
 
@@ -179,11 +192,15 @@ def matrix_rank(x, rtol=None) -> Any:
 def matrix_power(x, n) -> Any:
     """The product of n factors x, square matrices (..., m, m); n < 0 takes their inverses, 0 the identity."""
     check_matrices("matrix_power", x, square=True)
-    n = operator.index(n)
+    if not isinstance(n, Integral):
+        raise TypeError(f"matrix_power: n must be an integer, got {type(n).__name__}")
     if n == 0:
         return broadcast_to(identity(x, x.shape[-1]), x.shape)
     if n < 0:
-        x, n = inv(x), -n
+        try:
+            x, n = inv(x), -n
+        except LinAlgError as error:
+            raise LinAlgError(f"matrix_power: n={n} takes the inverse: {error}") from None
     result = None
     while True:
         if n & 1:

@@ -4,9 +4,9 @@ import math
 from numbers import Real
 from typing import Any
 
-from ..backend import check_axis, is_floating
-from ..primitive import primitive
-from .decompositions import svdvals
+from ..backend import check_axes, is_floating
+from ..primitive import expect_arrays, primitive
+from .decompositions import check_matrices, svdvals
 from .elementwise import abs, square
 from .elementwise import sign as _sign
 from .reductions import _kept, max, min, sum
@@ -14,6 +14,7 @@ from .shaping import moveaxis, reshape
 
 
 def _check_floating(op, x):
+    expect_arrays(op, x)
     if not is_floating(x.dtype):
         raise TypeError(f"{op}: needs a floating-point dtype, got {x.dtype}; convert it with x.astype(...)")
 
@@ -48,10 +49,14 @@ def vector_norm(x, axis=None, keepdims=False, ord: Any = 2) -> Any:
     abs(x), and 0 counts the elements that are not 0. Where an element is 0 its derivative is taken as 0 in
     all of them; equal extremes share theirs.
     """
-    _check_floating("vector_norm", x)
-    if axis is not None:
-        axes = axis if isinstance(axis, tuple) else (axis,)
-        axis = tuple(check_axis("vector_norm", a, len(x.shape)) for a in axes)
+    return _vector_norm("vector_norm", x, axis, keepdims, ord)
+
+
+def _vector_norm(op, x, axis, keepdims, ord):
+    _check_floating(op, x)
+    axes = check_axes(op, axis, len(x.shape))
+    if ord in (math.inf, -math.inf) and not math.prod(x.shape[a] for a in axes):
+        raise ValueError(f"{op}: no elements have no extreme: shape {tuple(x.shape)}, axis={axis}")
     if ord == 2:
         return _length(x, axis, keepdims)
     if ord == 1:
@@ -63,7 +68,7 @@ def vector_norm(x, axis=None, keepdims=False, ord: Any = 2) -> Any:
     if ord == 0:
         return sum(square(_sign(x)), axis, keepdims)
     if not isinstance(ord, Real):
-        raise ValueError(f"vector_norm: ord must be a number, got {ord!r}")
+        raise ValueError(f"{op}: ord must be a number, got {ord!r}")
     return _p_norm(x, float(ord), axis, keepdims)
 
 
@@ -74,19 +79,24 @@ def matrix_norm(x, keepdims=False, ord: Any = "fro") -> Any:
     smallest; of the columns' sums of abs(x) 1 is the largest, -1 the smallest; and so for the rows inf and
     -inf. Equal extremes share the derivative, and that of a singular value that is 0 is taken as 0.
     """
-    _check_floating("matrix_norm", x)
+    return _matrix_norm("matrix_norm", x, keepdims, ord)
+
+
+def _matrix_norm(op, x, keepdims, ord):
+    _check_floating(op, x)
     if len(x.shape) < 2:
-        raise ValueError(f"matrix_norm: needs matrices, got shape {tuple(x.shape)}")
+        raise ValueError(f"{op}: needs matrices, got shape {tuple(x.shape)}")
     if ord == "fro":
         return _length(x, (-2, -1), keepdims)
     if ord in ("nuc", 2, -2):
+        check_matrices(op, x)
         reduce = {"nuc": sum, 2: max, -2: min}[ord]
         result = reduce(svdvals(x), axis=-1)
     elif ord in (1, -1, math.inf, -math.inf):
         reduce = max if ord > 0 else min
         result = reduce(sum(abs(x), axis=-2 if ord in (1, -1) else -1), axis=-1)
     else:
-        raise ValueError(f"matrix_norm: ord must be 'fro', 'nuc', ±1, ±2 or ±inf, got {ord!r}")
+        raise ValueError(f"{op}: ord must be 'fro', 'nuc', ±1, ±2 or ±inf, got {ord!r}")
     return reshape(result, (*x.shape[:-2], 1, 1)) if keepdims else result
 
 
@@ -96,19 +106,15 @@ def norm(x, ord: Any = None, axis=None, keepdims=False) -> Any:
     Without an axis x is a vector or a matrix itself. Without `ord` it is the root of the sum of squares,
     and then x without an axis may have any shape. See `vector_norm` and `matrix_norm`.
     """
+    expect_arrays("norm", x)
     n = len(x.shape)
-    if axis is None:
-        if ord is not None and n not in (1, 2):
-            raise ValueError(
-                f"norm: for ord={ord} x of shape {tuple(x.shape)} needs an axis, or a pair of axes"
-            )
-        axes = tuple(range(n))
-    else:
-        axes = tuple(check_axis("norm", a, n) for a in (axis if isinstance(axis, tuple) else (axis,)))
+    if axis is None and ord is not None and n not in (1, 2):
+        raise ValueError(f"norm: for ord={ord} x of shape {tuple(x.shape)} needs an axis, or a pair of axes")
+    axes = check_axes("norm", axis, n)
     if ord is None or len(axes) == 1:
-        return vector_norm(x, axes, keepdims, 2 if ord is None else ord)
-    if len(axes) != 2 or axes[0] == axes[1]:
+        return _vector_norm("norm", x, axes, keepdims, 2 if ord is None else ord)
+    if len(axes) != 2:
         raise ValueError(f"norm: axis must be an integer or a pair of two, got {axis}")
-    result = matrix_norm(moveaxis(x, axes, (-2, -1)), ord=ord)
+    result = _matrix_norm("norm", moveaxis(x, axes, (-2, -1)), False, ord)
     kept = tuple(1 if i in axes else size for i, size in enumerate(x.shape))
     return reshape(result, kept) if keepdims else result

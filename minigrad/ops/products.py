@@ -1,10 +1,11 @@
 """Products of vectors, matrices and tensors, diagonals and traces. Most are made of other ops."""
 
 import math
+from numbers import Integral
 from typing import Any
 
-from ..backend import check_axis, create
-from ..primitive import primitive
+from ..backend import check_axes, check_axis, create, refuse_dtype
+from ..primitive import expect_arrays, primitive
 from . import beyond
 from .elementwise import astype, multiply
 from .indexing import getitem
@@ -64,10 +65,7 @@ def vecdot(x, y, axis=-1) -> Any:
 
     The other axes broadcast. `axis` is counted in each of x and y, before that.
     """
-    shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
     x, y = _vectors("vecdot", x, y, axis)
-    if x.shape[-1] != y.shape[-1]:
-        raise ValueError(f"vecdot: {shapes} have vectors of length {x.shape[-1]} and {y.shape[-1]}")
     return squeeze(matmul(expand_dims(x, -2), expand_dims(y, -1)), (-2, -1))
 
 
@@ -76,21 +74,29 @@ def cross(x, y, axis=-1) -> Any:
 
     (NumPy takes vectors of two components, too.)
     """
-    shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-    x, y = _vectors("cross", x, y, axis)
-    if x.shape[-1] != 3 or y.shape[-1] != 3:
-        raise ValueError(f"cross: needs vectors of 3 components along axis {axis}, got {shapes}")
+    x, y = _vectors("cross", x, y, axis, 3)
     result = roll(x, -1, -1) * roll(y, -2, -1) - roll(x, -2, -1) * roll(y, -1, -1)
     return moveaxis(result, -1, axis)
 
 
-def _vectors(op, x, y, axis):
-    """x and y with that axis moved to the end."""
-    return (moveaxis(v, check_axis(op, axis, len(v.shape)), -1) for v in (x, y))
+def _vectors(op, x, y, axis, length=None):
+    """x and y with that axis, of one (or that) length, moved to the end, if the other axes broadcast."""
+    expect_arrays(op, x, y)
+    got = f"shapes {tuple(x.shape)} and {tuple(y.shape)}"
+    x, y = (moveaxis(v, check_axis(op, axis, len(v.shape)), -1) for v in (x, y))
+    m, n = x.shape[-1], y.shape[-1]
+    if m != n or length not in (None, m):
+        needed = "of one length" if length is None else f"of {length} components"
+        raise ValueError(f"{op}: needs vectors {needed} along axis {axis}, got {m} and {n} in {got}")
+    for a, b in zip(reversed(x.shape[:-1]), reversed(y.shape[:-1]), strict=False):
+        if a != b and 1 not in (a, b):
+            raise ValueError(f"{op}: the axes of {got} other than {axis} do not broadcast")
+    return x, y
 
 
 def outer(x, y) -> Any:
     """All products of an element of x with one of y, as a matrix. Both are flattened, as in NumPy."""
+    expect_arrays("outer", x, y)
     return multiply(reshape(x, (-1, 1)), reshape(y, (1, -1)))
 
 
@@ -99,6 +105,7 @@ def kron(x, y) -> Any:
 
     An input with fewer axes than the other gets new ones in front.
     """
+    expect_arrays("kron", x, y)
     n = max(len(x.shape), len(y.shape))
     a, b = ((*[1] * (n - len(shape)), *shape) for shape in (x.shape, y.shape))
     x = reshape(x, tuple(size for p in a for size in (p, 1)))
@@ -112,13 +119,13 @@ def tensordot(x, y, axes: Any = 2) -> Any:
     `axes` is a number n (the last n axes of x against the first n of y) or a pair of tuples, the axes
     of x and those of y that go with them.
     """
+    expect_arrays("tensordot", x, y)
     n, m = len(x.shape), len(y.shape)
     if isinstance(axes, int):
         of_x, of_y = tuple(range(n - axes, n)), tuple(range(axes))
     else:
         of_x, of_y = (((a,) if isinstance(a, int) else tuple(a)) for a in axes)
-    of_x = tuple(check_axis("tensordot", a, n) for a in of_x)
-    of_y = tuple(check_axis("tensordot", a, m) for a in of_y)
+    of_x, of_y = check_axes("tensordot", of_x, n), check_axes("tensordot", of_y, m)
     if [x.shape[a] for a in of_x] != [y.shape[a] for a in of_y]:
         raise ValueError(
             f"tensordot: axes={axes} do not match in shapes {tuple(x.shape)} and {tuple(y.shape)}"
@@ -141,10 +148,17 @@ def diagonal(x, offset=0, axis1=0, axis2=1) -> Any:
     `offset` > 0 takes a diagonal above the main one, `offset` < 0 one below. (As in NumPy and torch the
     matrices lie in the first two axes; for `linalg.diagonal` in the last two, as in the standard.)
     """
+    return _diagonal("diagonal", x, offset, axis1, axis2)
+
+
+def _diagonal(op, x, offset, axis1, axis2):
+    expect_arrays(op, x)
     ndim = len(x.shape)
-    axes = check_axis("diagonal", axis1, ndim), check_axis("diagonal", axis2, ndim)
+    axes = check_axis(op, axis1, ndim), check_axis(op, axis2, ndim)
     if axes[0] == axes[1]:
-        raise ValueError(f"diagonal: axis1={axis1} and axis2={axis2} are one axis of {tuple(x.shape)}")
+        raise ValueError(f"{op}: axis1={axis1} and axis2={axis2} are one axis of {tuple(x.shape)}")
+    if not isinstance(offset, Integral):
+        raise TypeError(f"{op}: offset must be an integer, got {type(offset).__name__}")
     x = moveaxis(x, axes, (-2, -1))
     m, n = x.shape[-2:]
     length = max(0, min(m + min(offset, 0), n - max(offset, 0)))
@@ -158,7 +172,9 @@ def trace(x, offset=0, axis1=0, axis2=1, dtype=None) -> Any:
 
     (The standard's `linalg.trace` is of the last two axes.)
     """
-    entries = diagonal(x, offset, axis1, axis2)
+    if dtype is not None:
+        refuse_dtype("trace", dtype)
+    entries = _diagonal("trace", x, offset, axis1, axis2)
     return _sum(entries if dtype is None else astype(entries, dtype), axis=-1)
 
 
@@ -238,5 +254,8 @@ def einsum(subscripts, *operands) -> Any:
     >>> mg.einsum("ij,kj->ik", mg.ones((2, 3)), mg.ones((4, 3))).shape
     (2, 4)
     """
+    if not isinstance(subscripts, str):
+        raise TypeError(f"einsum: subscripts come first, as a string, got {type(subscripts).__name__}")
+    expect_arrays("einsum", *operands)
     terms, output = _explicit(subscripts, [tuple(x.shape) for x in operands])
     return _einsum(",".join(terms) + "->" + output, *operands)

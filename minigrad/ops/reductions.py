@@ -7,7 +7,8 @@
 import math
 from typing import Any
 
-from ..primitive import primitive
+from ..backend import check_axes, refuse_dtype
+from ..primitive import expect_arrays, primitive
 from .elementwise import astype
 
 
@@ -51,11 +52,15 @@ def sum(x, axis=None, keepdims=False, dtype=None) -> Any:
     """
     if dtype is None:
         return _sum(x, axis, keepdims)
+    expect_arrays("sum", x)
+    refuse_dtype("sum", dtype)
     return astype(_sum(astype(x, dtype), axis, keepdims), dtype)
 
 
 def count_nonzero(x, axis=None, keepdims=False) -> Any:
     """How many elements are not 0 (a NaN is not), as an integer."""
+    expect_arrays("count_nonzero", x)
+    check_axes("count_nonzero", axis, len(x.shape))
     return sum(astype(x if "bool" in str(x.dtype) else x != 0, int), axis, keepdims)
 
 
@@ -109,6 +114,8 @@ def prod(x, axis=None, keepdims=False, dtype=None) -> Any:
     """
     if dtype is None:
         return _prod(x, axis, keepdims)
+    expect_arrays("prod", x)
+    refuse_dtype("prod", dtype)
     return astype(_prod(astype(x, dtype), axis, keepdims), dtype)
 
 

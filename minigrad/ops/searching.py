@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 from ..autograd import Variable, wrap
-from ..backend import SCALARS, create, namespace
-from ..primitive import primitive
+from ..backend import SCALARS, create, namespace, of
+from ..primitive import expect_arrays, primitive
 from . import beyond
 from .comparison import greater, logical_and, logical_xor, not_equal
 from .cumulative import cumulative_sum, diff
@@ -22,6 +22,7 @@ def nonzero(x) -> tuple[Any, ...]:
     They are a key, so `x[nonzero(x)]` are these elements. A 0-d x has no axes, and is refused.
     (torch gives a matrix.)
     """
+    expect_arrays("nonzero", x)
     if not x.shape:
         raise ValueError("nonzero: a 0-d input has no axis along which to say where")
     array = x._data if isinstance(x, Variable) else x
@@ -39,6 +40,9 @@ def searchsorted(xp, x1, x2, side="left", sorter=None) -> Any:
     """
     if side not in ("left", "right"):
         raise ValueError(f"side must be 'left' or 'right', got {side!r}")
+    for name, array in (("x1", x1), ("x2", x2)):
+        if of(array) is None and not (name == "x2" and isinstance(array, SCALARS)):
+            raise TypeError(f"{name} must be a tensor or an array, got {type(array).__name__}")
     if isinstance(x2, SCALARS):
         x2 = create(xp, "asarray", x2, like=x1)
     return xp.searchsorted(beyond.orderly(xp, x1), beyond.orderly(xp, x2), side=side, sorter=sorter)
@@ -51,6 +55,7 @@ def isin(x, values, invert=False) -> Any:
     >>> mg.isin(mg.tensor([1, 2, 3]), mg.tensor([3, 1])).tolist()
     [True, False, True]
     """
+    expect_arrays("isin", x, values)
     values = sort(ravel(values), stable=False)
     found = greater(searchsorted(values, x, "right"), searchsorted(values, x, "left"))
     return logical_xor(logical_and(found, x == x), invert)
@@ -93,6 +98,7 @@ def unique_all(x) -> UniqueAll:
     >>> mg.unique_all(mg.tensor([5, 3, 5])).inverse_indices.tolist()
     [1, 0, 1]
     """
+    expect_arrays("unique_all", x)
     flat = ravel(x)
     order = argsort(flat)
     ordered = take(flat, order)
@@ -111,6 +117,7 @@ def unique_all(x) -> UniqueAll:
 
 def unique_counts(x) -> UniqueCounts:
     """The distinct elements of x, and how many there are of each: see `unique_all`."""
+    expect_arrays("unique_counts", x)
     values, _, _, counts = unique_all(x)
     return UniqueCounts(values, counts)
 
@@ -120,10 +127,12 @@ def unique_inverse(x) -> UniqueInverse:
 
     `values[inverse_indices]` is x.
     """
+    expect_arrays("unique_inverse", x)
     values, _, inverse_indices, _ = unique_all(x)
     return UniqueInverse(values, inverse_indices)
 
 
 def unique_values(x) -> Any:
     """The distinct elements of x: see `unique_all`."""
+    expect_arrays("unique_values", x)
     return unique_all(x).values

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy
 
-from ..backend import check_axis, create
-from ..primitive import primitive
+from ..backend import check_axes, check_axis, create
+from ..primitive import BROADCAST_HINT, expect_arrays, primitive
 
 
 @primitive(x=lambda xp, g, shape: xp.reshape(g, shape))
@@ -23,7 +23,9 @@ def reshape(x, shape, copy=None) -> Any:
     Memory is shared where it can be, unless with `copy=True`. Since tensors are values that cannot be told
     from outside, and `copy=False` is no different from None. (In the standard it may raise.)
     """
-    x = _copy(x) if copy else x
+    if copy:
+        expect_arrays("reshape", x)
+        x = _copy(x)
     return _reshape(x, (shape,) if isinstance(shape, int) else shape)
 
 
@@ -50,11 +52,19 @@ def transpose(x, axes=None) -> Any:
 
     (`torch.transpose` takes two axes and swaps them.)
     """
-    return permute_dims(x, tuple(reversed(range(len(x.shape)))) if axes is None else axes)
+    expect_arrays("transpose", x)
+    n = len(x.shape)
+    if axes is None:
+        return permute_dims(x, tuple(reversed(range(n))))
+    axes = check_axes("transpose", tuple(axes), n)
+    if len(axes) != n:
+        raise ValueError(f"transpose: axes={axes} must name each axis of shape {tuple(x.shape)}")
+    return permute_dims(x, axes)
 
 
 def matrix_transpose(x) -> Any:
     """The last two axes swapped."""
+    expect_arrays("matrix_transpose", x)
     n = len(x.shape)
     if n < 2:
         raise ValueError(f"matrix_transpose: needs at least 2 axes, got shape {tuple(x.shape)}")
@@ -63,6 +73,7 @@ def matrix_transpose(x) -> Any:
 
 def swapaxes(x, axis1, axis2) -> Any:
     """The two axes swapped. (This is what `torch.transpose` does.)"""
+    expect_arrays("swapaxes", x)
     n = len(x.shape)
     axes = list(range(n))
     i, j = (check_axis("swapaxes", axis, n) for axis in (axis1, axis2))
@@ -72,10 +83,11 @@ def swapaxes(x, axis1, axis2) -> Any:
 
 def moveaxis(x, source, destination) -> Any:
     """The axis (or tuple of axes) `source` moved to the place(s) `destination`."""
+    expect_arrays("moveaxis", x)
     n = len(x.shape)
-    sources = [check_axis("moveaxis", a, n) for a in (source if isinstance(source, tuple) else (source,))]
-    places = destination if isinstance(destination, tuple) else (destination,)
-    places = [check_axis("moveaxis", a, n) for a in places]
+    sources, places = (check_axes("moveaxis", axes, n) for axes in (source, destination))
+    if len(sources) != len(places):
+        raise ValueError(f"moveaxis: source={source} and destination={destination} differ in length")
     order = [a for a in range(n) if a not in sources]
     for place, axis in sorted(zip(places, sources, strict=True)):
         order.insert(place, axis)
@@ -98,6 +110,7 @@ def squeeze(xp, x, axis=None) -> Any:
 
 def flatten(x, start_dim=0, end_dim=-1) -> Any:
     """The axes from `start_dim` to `end_dim`, both included, made into one (torch's signature)."""
+    expect_arrays("flatten", x)
     sizes = tuple(x.shape)
     n = len(sizes)
     if n == 0:
@@ -111,6 +124,7 @@ def flatten(x, start_dim=0, end_dim=-1) -> Any:
 
 def ravel(x) -> Any:
     """All elements along one axis."""
+    expect_arrays("ravel", x)
     return _reshape(x, (-1,))
 
 
@@ -126,15 +140,22 @@ def broadcast_to(x, shape) -> Any:
 
 def broadcast_shapes(*shapes) -> tuple[int, ...]:
     """The shape to which arrays of these shapes broadcast."""
+    return common_shape("broadcast_shapes", *shapes)
+
+
+def common_shape(op, *shapes) -> tuple[int, ...]:
+    """`broadcast_shapes`, with an error in the name of `op`."""
     try:
         return numpy.broadcast_shapes(*shapes)
-    except ValueError as error:
-        raise ValueError(f"broadcast_shapes: {' and '.join(map(str, shapes))} do not fit: {error}") from None
+    except (TypeError, ValueError) as error:
+        got = " and ".join(map(str, shapes))
+        raise type(error)(f"{op}: shapes {got} do not broadcast ({BROADCAST_HINT})") from None
 
 
 def broadcast_arrays(*arrays) -> list[Any]:
     """A list of the arrays, each broadcast to the shape that they all broadcast to."""
-    shape = broadcast_shapes(*(tuple(x.shape) for x in arrays))
+    expect_arrays("broadcast_arrays", *arrays)
+    shape = common_shape("broadcast_arrays", *(tuple(x.shape) for x in arrays))
     return [broadcast_to(x, shape) for x in arrays]
 
 
@@ -149,6 +170,7 @@ def meshgrid(*arrays, indexing="xy") -> list[Any]:
     >>> columns.tolist()
     [[0, 1, 2], [0, 1, 2]]
     """
+    expect_arrays("meshgrid", *arrays)
     n = len(arrays)
     if indexing not in ("xy", "ij"):
         raise ValueError(f"meshgrid: indexing must be 'xy' or 'ij', got {indexing!r}")
@@ -168,9 +190,12 @@ def pad(x, pad_width, value=0.0) -> Any:
     `pad_width` is as in NumPy: an integer, a pair (before, after) for all axes, or a pair for each.
     (`torch.nn.functional.pad` lists the axes from the last to the first.)
     """
+    expect_arrays("pad", x)
     n = len(x.shape)
     if isinstance(pad_width, Integral):
         pairs = ((pad_width, pad_width),) * n
+    elif not hasattr(pad_width, "__len__"):
+        raise TypeError(f"pad: pad_width must be an integer, a pair or pairs, got {type(pad_width).__name__}")
     elif len(pad_width) == 2 and all(isinstance(p, Integral) for p in pad_width):
         pairs = (tuple(pad_width),) * n
     else:

@@ -8,11 +8,12 @@ gradient of the rank that a stable sort gives it.
 """
 
 import math
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from ..autograd import is_grad_enabled
-from ..backend import cast, check_axis, is_floating
-from ..primitive import primitive
+from ..backend import cast, check_axes, check_axis, is_floating
+from ..primitive import expect_arrays, primitive
 from . import beyond
 from .comparison import isnan
 from .elementwise import astype, where
@@ -39,6 +40,7 @@ def argsort(x, axis=-1, descending=False, stable=True) -> Any:
 
     The order is stable also with `stable=False`, which asks for no more.
     """
+    expect_arrays("argsort", x)
     return _argsort(x, check_axis("argsort", axis, len(x.shape)), descending)
 
 
@@ -64,6 +66,7 @@ def sort(x, axis=-1, descending=False, stable=True) -> Any:
     >>> x.grad.tolist()
     [10.0, 100.0, 1.0]
     """
+    expect_arrays("sort", x)
     axis = check_axis("sort", axis, len(x.shape))
     recorded = getattr(x, "node", None) is not None and is_grad_enabled()
     if not is_floating(x.dtype) or not (stable or recorded):
@@ -83,9 +86,10 @@ def topk(x, k, axis=-1, largest=True) -> TopK:
 
     A NaN counts as larger than all numbers. Of equal elements the first come first.
     """
+    expect_arrays("topk", x)
     axis = check_axis("topk", axis, len(x.shape))
-    if not 0 <= k <= x.shape[axis]:
-        raise ValueError(f"topk: there are {x.shape[axis]} elements along axis {axis}, and k is {k}")
+    if not isinstance(k, Integral) or not 0 <= k <= x.shape[axis]:
+        raise ValueError(f"topk: there are {x.shape[axis]} elements along axis {axis}, and k is {k!r}")
     indices = getitem(argsort(x, axis, descending=largest), (*[slice(None)] * axis, slice(k), ...))
     return TopK(take_distinct(x, indices, axis), indices)
 
@@ -98,9 +102,9 @@ def _sorted_rows(op, x, axis):
 
     Also the shape that a result of one element for each row has with `keepdims`.
     """
+    expect_arrays(op, x)
     n = len(x.shape)
-    axes = tuple(range(n)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    axes = tuple(check_axis(op, a, n) for a in axes)
+    axes = check_axes(op, axis, n)
     rest = tuple(a for a in range(n) if a not in axes)
     length = math.prod(x.shape[a] for a in axes)
     if not length:
@@ -141,8 +145,8 @@ def quantile(x, q, axis=None, keepdims=False) -> Any:
 
 
 def _at_rank(rows, q):
-    if not 0 <= q <= 1:
-        raise ValueError(f"quantile: q must be from 0 to 1, got {q}")
+    if not isinstance(q, Real) or not 0 <= q <= 1:
+        raise ValueError(f"quantile: q must be from 0 to 1, got {q!r}")
     rank = float(q) * (rows.shape[-1] - 1)
     i = math.floor(rank)
     result = getitem(rows, (..., i))

@@ -106,7 +106,7 @@ def leaves_like(what: str, tree: Any, like: Any) -> list[Any]:
         kind, own, its = type(like).__name__, children(tree), children(like)
         if is_leaf(tree) or len(own) != len(its):
             raise ValueError(
-                f"{what}: expected a {kind} of {len(its)}, got {type(tree).__name__} of {len(own)}"
+                f"{what}: expected a {kind} of {len(its)}, got a {type(tree).__name__} of {len(own)}"
             )
         pairs = list(zip(own, its, strict=True))
     return [leaf for one, other in pairs for leaf in leaves_like(what, one, other)]
