@@ -7,6 +7,7 @@ live, so CPU and GPU tensors can be used side by side.
 CuPy is imported when it is first asked for, never before.
 """
 
+import operator
 import os
 import sys
 import warnings
@@ -284,6 +285,14 @@ def check_axes(op: str, axis: int | tuple[int, ...] | None, ndim: int) -> tuple[
     if len(set(axes)) < len(axes):
         raise ValueError(f"{op}: axis={axis} names an axis twice")
     return axes
+
+
+def integers(op: str, name: str, value: Any) -> tuple[int, ...]:
+    """`value`, the setting `name` of `op`, as a tuple: it is one integer, or several."""
+    try:
+        return tuple(operator.index(v) for v in ([value] if isinstance(value, Integral) else value))
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an integer, or several of them, got {value!r}") from None
 
 
 def create(xp: Namespace, function: str, *args: Any, like: Array, **kwargs: Any) -> Array:

@@ -546,6 +546,18 @@ def test_errors_of_axes_name_the_op_and_the_axis(case: Case):
         assert names(case, caught.value)
 
 
+FLAGS = {"keepdims", "include_initial", "stable", "descending", "largest", "upper", "full_matrices", "invert"}
+
+
+@pytest.mark.parametrize("wrong", ["text", object(), 1j], ids=lambda v: type(v).__name__)
+@table([c for c in OF_FUNCTIONS if c.settings.keys() - FLAGS])
+def test_errors_of_settings_name_the_op(case: Case, wrong):
+    for name in case.settings.keys() - FLAGS:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            replace(case, settings={**case.settings, name: wrong}).compute(*tensors(case, case.inputs()))
+        assert names(case, caught.value)
+
+
 OPTIONAL = {("clip", 1), ("clip", 2), ("linear", 2), ("diff", 1), ("diff", 2)}
 
 

@@ -19,7 +19,7 @@ def _prepared(op, x, axis, dtype, initial):
     n = len(x.shape)
     if axis is None and n != 1:
         raise ValueError(f"{op}: an input of shape {tuple(x.shape)} needs an axis")
-    axis = check_axis(op, axis or 0, n)
+    axis = check_axis(op, 0 if axis is None else axis, n)
     if dtype is not None:
         refuse_dtype(op, dtype)
         x = astype(x, dtype)

@@ -1,8 +1,9 @@
 """Functions that make one array of several, several of one, or repeat the elements of one."""
 
+from numbers import Integral
 from typing import Any
 
-from ..backend import check_axis, create, is_floating
+from ..backend import check_axis, create, integers, is_floating
 from ..primitive import expect_arrays, primitive
 from . import beyond
 from .indexing import getitem, take
@@ -75,13 +76,12 @@ def split(x, indices_or_sections, axis=0) -> list[Any]:
     expect_arrays("split", x)
     axis = check_axis("split", axis, len(x.shape))
     size = x.shape[axis]
-    if isinstance(indices_or_sections, int):
-        n = indices_or_sections
+    cuts = integers("split", "indices_or_sections", indices_or_sections)
+    if isinstance(indices_or_sections, Integral):
+        n = cuts[0]
         if n < 1 or size % n:
             raise ValueError(f"split: {size} elements along axis {axis} cannot be split into {n} equal parts")
         cuts = [size // n * i for i in range(1, n)]
-    else:
-        cuts = list(indices_or_sections)
     return [
         getitem(x, _along(axis, len(x.shape), start, stop))
         for start, stop in zip([0, *cuts], [*cuts, size], strict=True)
@@ -139,7 +139,9 @@ def tile(x, repetitions) -> Any:
     Where x has more axes than `repetitions`, or fewer, they are aligned from the right.
     """
     expect_arrays("tile", x)
-    times = (repetitions,) if isinstance(repetitions, int) else tuple(repetitions)
+    times = integers("tile", "repetitions", repetitions)
+    if any(t < 0 for t in times):
+        raise ValueError(f"tile: cannot repeat {repetitions} times")
     shape = tuple(x.shape)
     n = max(len(times), len(shape))
     times, shape = (1,) * (n - len(times)) + times, (1,) * (n - len(shape)) + shape

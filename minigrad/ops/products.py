@@ -54,7 +54,9 @@ def _rows(xp, x):
 )
 def linear(xp, x, weight, bias=None) -> Any:
     """x @ weight.T + bias, in one step: x is (..., in), `weight` (out, in), `bias` (out,) or None."""
-    if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+    if getattr(weight, "ndim", 0) != 2 or (
+        bias is not None and getattr(bias, "shape", ()) != weight.shape[:1]
+    ):
         raise ValueError("weight must have 2 axes, and bias the first of them")
     out = x @ weight.mT
     return out if bias is None else out + bias
@@ -121,10 +123,12 @@ def tensordot(x, y, axes: Any = 2) -> Any:
     """
     expect_arrays("tensordot", x, y)
     n, m = len(x.shape), len(y.shape)
-    if isinstance(axes, int):
+    if isinstance(axes, Integral):
         of_x, of_y = tuple(range(n - axes, n)), tuple(range(axes))
+    elif not isinstance(axes, (list, tuple)) or len(axes) != 2:
+        raise TypeError(f"tensordot: axes must be a number, or the axes of x and those of y, got {axes!r}")
     else:
-        of_x, of_y = (((a,) if isinstance(a, int) else tuple(a)) for a in axes)
+        of_x, of_y = ((tuple(a) if isinstance(a, list) else a) for a in axes)
     of_x, of_y = check_axes("tensordot", of_x, n), check_axes("tensordot", of_y, m)
     if [x.shape[a] for a in of_x] != [y.shape[a] for a in of_y]:
         raise ValueError(

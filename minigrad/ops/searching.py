@@ -58,7 +58,7 @@ def isin(x, values, invert=False) -> Any:
     expect_arrays("isin", x, values)
     values = sort(ravel(values), stable=False)
     found = greater(searchsorted(values, x, "right"), searchsorted(values, x, "left"))
-    return logical_xor(logical_and(found, x == x), invert)
+    return logical_xor(logical_and(found, x == x), bool(invert))
 
 
 # --- sets ------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 
-from ..backend import check_axes, check_axis, create
+from ..backend import check_axes, check_axis, create, integers
 from ..primitive import BROADCAST_HINT, expect_arrays, primitive
 
 
@@ -56,7 +56,7 @@ def transpose(x, axes=None) -> Any:
     n = len(x.shape)
     if axes is None:
         return permute_dims(x, tuple(reversed(range(n))))
-    axes = check_axes("transpose", tuple(axes), n)
+    axes = check_axes("transpose", integers("transpose", "axes", axes), n)
     if len(axes) != n:
         raise ValueError(f"transpose: axes={axes} must name each axis of shape {tuple(x.shape)}")
     return permute_dims(x, axes)
@@ -191,15 +191,15 @@ def pad(x, pad_width, value=0.0) -> Any:
     (`torch.nn.functional.pad` lists the axes from the last to the first.)
     """
     expect_arrays("pad", x)
+    if not isinstance(pad_width, Integral) and not getattr(pad_width, "__len__", None):
+        raise TypeError(f"pad: pad_width must be an integer, a pair or pairs, got {pad_width!r}")
     n = len(x.shape)
     if isinstance(pad_width, Integral):
         pairs = ((pad_width, pad_width),) * n
-    elif not hasattr(pad_width, "__len__"):
-        raise TypeError(f"pad: pad_width must be an integer, a pair or pairs, got {type(pad_width).__name__}")
     elif len(pad_width) == 2 and all(isinstance(p, Integral) for p in pad_width):
         pairs = (tuple(pad_width),) * n
     else:
-        pairs = tuple(tuple(p) for p in pad_width)
+        pairs = tuple(integers("pad", "a pair of pad_width", pair) for pair in pad_width)
     if len(pairs) != n or any(len(p) != 2 or min(p) < 0 for p in pairs):
         raise ValueError(f"pad: for shape {tuple(x.shape)} got pad_width={pad_width}")
     return _pad(x, pairs, value)

@@ -11,8 +11,8 @@ import math
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
-from ..autograd import is_grad_enabled
-from ..backend import cast, check_axes, check_axis, is_floating
+from ..autograd import Variable, is_grad_enabled
+from ..backend import cast, check_axes, check_axis, is_floating, of
 from ..primitive import expect_arrays, primitive
 from . import beyond
 from .comparison import isnan
@@ -137,7 +137,9 @@ def quantile(x, q, axis=None, keepdims=False) -> Any:
 
     The gradient goes to the two neighbours, in proportion; there is none by `q`.
     """
-    q = q.tolist() if hasattr(q, "tolist") else q
+    q = q.tolist() if of(q) is not None or isinstance(q, Variable) else q
+    if isinstance(q, (list, tuple)) and not q:
+        raise ValueError("quantile: q must be a number from 0 to 1, or several, got none")
     rows, kept = _sorted_rows("quantile", x, axis)
     results = [_at_rank(rows, each) for each in (q if isinstance(q, (list, tuple)) else [q])]
     results = [reshape(each, kept) for each in results] if keepdims else results
