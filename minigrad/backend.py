@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from numbers import Integral
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -268,10 +267,22 @@ def warn(message: str, category: type[Warning]) -> None:
     warnings.warn(message, category, stacklevel=level - 1)
 
 
+def integer(op: str, name: str, value: Any) -> int:
+    """`value`, the setting `name` of `op`, as Python's integer. Raises `TypeError` if it is none."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__} {value!r}") from None
+
+
+def integers(op: str, name: str, value: Any) -> tuple[int, ...]:
+    """`value`, one integer or several, as a tuple of Python's."""
+    return tuple(integer(op, name, v) for v in (value if hasattr(value, "__iter__") else (value,)))
+
+
 def check_axis(op: str, axis: int, ndim: int) -> int:
     """`axis` counted from the front. Raises `IndexError` if there is no such axis."""
-    if type(axis) is not int and not isinstance(axis, Integral):
-        raise TypeError(f"{op}: an axis is an integer, got {type(axis).__name__}")
+    axis = integer(op, "axis", axis)
     if not -ndim <= axis < ndim:
         raise IndexError(f"{op}: there is no axis {axis} in an input of {ndim} axes")
     return axis % ndim
@@ -285,14 +296,6 @@ def check_axes(op: str, axis: int | tuple[int, ...] | None, ndim: int) -> tuple[
     if len(set(axes)) < len(axes):
         raise ValueError(f"{op}: axis={axis} names an axis twice")
     return axes
-
-
-def integers(op: str, name: str, value: Any) -> tuple[int, ...]:
-    """`value`, the setting `name` of `op`, as a tuple: it is one integer, or several."""
-    try:
-        return tuple(operator.index(v) for v in ([value] if isinstance(value, Integral) else value))
-    except TypeError:
-        raise TypeError(f"{op}: {name} must be an integer, or several of them, got {value!r}") from None
 
 
 def create(xp: Namespace, function: str, *args: Any, like: Array, **kwargs: Any) -> Array:

@@ -526,8 +526,7 @@ def _retold(op: Op, values: list[Any], error: Exception) -> Exception:
     kinds = [k for k in known if isinstance(error, k)]
     if not kinds:
         return error
-    # A number among the inputs says much; settings do where types are wrong.
-    inputs = range(len(values)) if kinds[0] is TypeError else op.differentiable
+    inputs = op.differentiable
     shown = [v for slot, v in enumerate(values) if of(v) is not None or (slot in inputs and v is not None)]
     got = " and ".join(type(v).__name__ if of(v) is None else f"{tuple(v.shape)} {v.dtype}" for v in shown)
     hint = f" ({op.hint})" if op.hint and issubclass(kinds[0], (ValueError, IndexError)) else ""

@@ -549,7 +549,7 @@ def test_errors_of_axes_name_the_op_and_the_axis(case: Case):
 FLAGS = {"keepdims", "include_initial", "stable", "descending", "largest", "upper", "full_matrices", "invert"}
 
 
-@pytest.mark.parametrize("wrong", ["text", object(), 1j], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("wrong", ["text", object()], ids=lambda v: type(v).__name__)
 @table([c for c in OF_FUNCTIONS if c.settings.keys() - FLAGS])
 def test_errors_of_settings_name_the_op(case: Case, wrong):
     for name in case.settings.keys() - FLAGS:
@@ -563,7 +563,7 @@ OPTIONAL = {("clip", 1), ("clip", 2), ("linear", 2), ("diff", 1), ("diff", 2)}
 
 @pytest.mark.parametrize("wrong", ["text", None, object(), 1j], ids=lambda v: type(v).__name__)
 @pytest.mark.parametrize("case", one_of_each(OF_FUNCTIONS))
-def test_errors_of_types_name_the_op_and_the_type(case: Case, wrong):
+def test_errors_of_types_name_the_op(case: Case, wrong):
     for i in range(len(case.draws)):
         if wrong is None and (case.op, i) in OPTIONAL:
             continue

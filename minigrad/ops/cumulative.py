@@ -1,9 +1,8 @@
 """Functions that run along one axis: sums and products so far, and differences of neighbours."""
 
-from numbers import Integral
 from typing import Any
 
-from ..backend import SCALARS, check_axis, is_floating, refuse_dtype
+from ..backend import SCALARS, check_axis, integer, is_floating, refuse_dtype
 from ..primitive import expect_arrays, primitive
 from . import beyond
 from .comparison import not_equal
@@ -100,11 +99,11 @@ def diff(x, n=1, axis=-1, prepend=None, append=None) -> Any:
     >>> mg.diff(mg.tensor([1.0, 4.0, 9.0, 16.0]), n=2).tolist()
     [2.0, 2.0]
     """
-    joined = [v for v in (prepend, x, append) if v is x or not (v is None or isinstance(v, SCALARS))]
+    joined = [x, *(v for v in (prepend, append) if v is not None and not isinstance(v, SCALARS))]
     expect_arrays("diff", *joined)
     axis = check_axis("diff", axis, len(x.shape))
-    if not isinstance(n, Integral) or n < 0:
-        raise ValueError(f"diff: n must be an integer, and not negative, got {n!r}")
+    if integer("diff", "n", n) < 0:
+        raise ValueError(f"diff: n must not be negative, got {n}")
     if n == 0:
         return x
     if isinstance(prepend, SCALARS):

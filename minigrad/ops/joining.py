@@ -1,6 +1,5 @@
 """Functions that make one array of several, several of one, or repeat the elements of one."""
 
-from numbers import Integral
 from typing import Any
 
 from ..backend import check_axis, create, integers, is_floating
@@ -77,7 +76,7 @@ def split(x, indices_or_sections, axis=0) -> list[Any]:
     axis = check_axis("split", axis, len(x.shape))
     size = x.shape[axis]
     cuts = integers("split", "indices_or_sections", indices_or_sections)
-    if isinstance(indices_or_sections, Integral):
+    if not hasattr(indices_or_sections, "__iter__"):
         n = cuts[0]
         if n < 1 or size % n:
             raise ValueError(f"split: {size} elements along axis {axis} cannot be split into {n} equal parts")

@@ -6,13 +6,12 @@ float16.) Where a matrix is singular, or not positive definite, NumPy raises `nu
 a `ValueError`; CuPy gives infinities or NaN, unless `cupyx.errstate(linalg="raise")` is set.
 """
 
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy
 from numpy.linalg import LinAlgError
 
-from ..backend import SCALARS, create
+from ..backend import SCALARS, create, integer
 from ..primitive import expect_arrays, primitive
 from .decompositions import (
     EighResult,
@@ -192,8 +191,7 @@ def matrix_rank(x, rtol=None) -> Any:
 def matrix_power(x, n) -> Any:
     """The product of n factors x, square matrices (..., m, m); n < 0 takes their inverses, 0 the identity."""
     check_matrices("matrix_power", x, square=True)
-    if not isinstance(n, Integral):
-        raise TypeError(f"matrix_power: n must be an integer, got {type(n).__name__}")
+    n = integer("matrix_power", "n", n)
     if n == 0:
         return broadcast_to(identity(x, x.shape[-1]), x.shape)
     if n < 0:

@@ -1,10 +1,9 @@
 """Products of vectors, matrices and tensors, diagonals and traces. Most are made of other ops."""
 
 import math
-from numbers import Integral
 from typing import Any
 
-from ..backend import check_axes, check_axis, create, refuse_dtype
+from ..backend import check_axes, check_axis, create, integer, refuse_dtype
 from ..primitive import expect_arrays, primitive
 from . import beyond
 from .elementwise import astype, multiply
@@ -123,12 +122,11 @@ def tensordot(x, y, axes: Any = 2) -> Any:
     """
     expect_arrays("tensordot", x, y)
     n, m = len(x.shape), len(y.shape)
-    if isinstance(axes, Integral):
-        of_x, of_y = tuple(range(n - axes, n)), tuple(range(axes))
-    elif not isinstance(axes, (list, tuple)) or len(axes) != 2:
-        raise TypeError(f"tensordot: axes must be a number, or the axes of x and those of y, got {axes!r}")
-    else:
+    if isinstance(axes, (list, tuple)) and len(axes) == 2:
         of_x, of_y = ((tuple(a) if isinstance(a, list) else a) for a in axes)
+    else:
+        count = integer("tensordot", "axes, if not a pair,", axes)
+        of_x, of_y = tuple(range(n - count, n)), tuple(range(count))
     of_x, of_y = check_axes("tensordot", of_x, n), check_axes("tensordot", of_y, m)
     if [x.shape[a] for a in of_x] != [y.shape[a] for a in of_y]:
         raise ValueError(
@@ -161,8 +159,7 @@ def _diagonal(op, x, offset, axis1, axis2):
     axes = check_axis(op, axis1, ndim), check_axis(op, axis2, ndim)
     if axes[0] == axes[1]:
         raise ValueError(f"{op}: axis1={axis1} and axis2={axis2} are one axis of {tuple(x.shape)}")
-    if not isinstance(offset, Integral):
-        raise TypeError(f"{op}: offset must be an integer, got {type(offset).__name__}")
+    offset = integer(op, "offset", offset)
     x = moveaxis(x, axes, (-2, -1))
     m, n = x.shape[-2:]
     length = max(0, min(m + min(offset, 0), n - max(offset, 0)))

@@ -8,11 +8,11 @@ gradient of the rank that a stable sort gives it.
 """
 
 import math
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, NamedTuple
 
-from ..autograd import Variable, is_grad_enabled
-from ..backend import cast, check_axes, check_axis, is_floating, of
+from ..autograd import is_grad_enabled
+from ..backend import cast, check_axes, check_axis, integer, is_floating
 from ..primitive import expect_arrays, primitive
 from . import beyond
 from .comparison import isnan
@@ -88,8 +88,8 @@ def topk(x, k, axis=-1, largest=True) -> TopK:
     """
     expect_arrays("topk", x)
     axis = check_axis("topk", axis, len(x.shape))
-    if not isinstance(k, Integral) or not 0 <= k <= x.shape[axis]:
-        raise ValueError(f"topk: there are {x.shape[axis]} elements along axis {axis}, and k is {k!r}")
+    if not 0 <= integer("topk", "k", k) <= x.shape[axis]:
+        raise ValueError(f"topk: there are {x.shape[axis]} elements along axis {axis}, and k is {k}")
     indices = getitem(argsort(x, axis, descending=largest), (*[slice(None)] * axis, slice(k), ...))
     return TopK(take_distinct(x, indices, axis), indices)
 
@@ -137,7 +137,7 @@ def quantile(x, q, axis=None, keepdims=False) -> Any:
 
     The gradient goes to the two neighbours, in proportion; there is none by `q`.
     """
-    q = q.tolist() if of(q) is not None or isinstance(q, Variable) else q
+    q = q.tolist() if hasattr(q, "shape") and hasattr(q, "tolist") else q
     if isinstance(q, (list, tuple)) and not q:
         raise ValueError("quantile: q must be a number from 0 to 1, or several, got none")
     rows, kept = _sorted_rows("quantile", x, axis)
@@ -147,7 +147,7 @@ def quantile(x, q, axis=None, keepdims=False) -> Any:
 
 
 def _at_rank(rows, q):
-    if not isinstance(q, Real) or not 0 <= q <= 1:
+    if not isinstance(q, Real) or not 0 <= float(q) <= 1:
         raise ValueError(f"quantile: q must be from 0 to 1, got {q!r}")
     rank = float(q) * (rows.shape[-1] - 1)
     i = math.floor(rank)
