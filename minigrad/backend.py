@@ -282,7 +282,8 @@ def integers(op: str, name: str, value: Any) -> tuple[int, ...]:
 
 def check_axis(op: str, axis: int, ndim: int) -> int:
     """`axis` counted from the front. Raises `IndexError` if there is no such axis."""
-    axis = integer(op, "axis", axis)
+    if type(axis) is not int:
+        axis = integer(op, "axis", axis)
     if not -ndim <= axis < ndim:
         raise IndexError(f"{op}: there is no axis {axis} in an input of {ndim} axes")
     return axis % ndim
@@ -292,7 +293,9 @@ def check_axes(op: str, axis: int | tuple[int, ...] | None, ndim: int) -> tuple[
     """The axes that `axis` names: all of them if it is None. Raises `ValueError` if it names one twice."""
     if axis is None:
         return tuple(range(ndim))
-    axes = tuple(check_axis(op, a, ndim) for a in (axis if isinstance(axis, tuple) else (axis,)))
+    if not isinstance(axis, tuple):
+        return (check_axis(op, axis, ndim),)
+    axes = tuple(check_axis(op, a, ndim) for a in axis)
     if len(set(axes)) < len(axes):
         raise ValueError(f"{op}: axis={axis} names an axis twice")
     return axes

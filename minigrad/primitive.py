@@ -47,7 +47,6 @@ _recording = grad_enabled.get
 _frame = sys._getframe
 _ndarray = numpy.ndarray
 _NUMPY = (numpy.ndarray, numpy.generic)
-_USUAL = {numpy.ndarray}
 
 
 class Op:
@@ -240,12 +239,13 @@ def expect_arrays(op: str, *values: Any) -> None:
         TypeError: there is something else among them.
         ValueError: they live on different devices.
     """
-    arrays = [value._data if isinstance(value, Variable) else value for value in values]
-    if {*map(type, arrays)} != _USUAL:
-        for array in arrays:
-            namespace(op, [array])
-        if arrays:
+    for value in values:
+        if type(value._data if isinstance(value, Variable) else value) is not _ndarray:
+            arrays = [v._data if isinstance(v, Variable) else v for v in values]
+            for array in arrays:
+                namespace(op, [array])
             namespace(op, arrays)
+            return
 
 
 # --- recording -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import itertools
+import math
 import threading
 import tracemalloc
 import weakref
@@ -495,6 +496,45 @@ def test_backward_in_threads_at_once():
         (lambda x: mg.pad(x, ((1, 2), (3, 4))), ValueError, "pad"),
         (lambda x: mg.take_along_axis(x, mg.tensor([[1]])), ValueError, "equally many axes"),
         (lambda x: mg.cumulative_sum(mg.ones((2, 2))), ValueError, "needs an axis"),
+        (lambda x: mg.cumulative_sum(x, dtype=complex), TypeError, "^cumulative_sum: .*complex"),
+        (lambda x: mg.sum(x, dtype=complex), TypeError, "^sum: .*complex"),
+        (lambda x: mg.linalg.trace(mg.ones((2, 2)), dtype=complex), TypeError, "^trace: .*complex"),
+        (lambda x: mg.concat(["text"], axis=None), TypeError, "^concat: .*got str"),
+        (lambda x: mg.concat(x), TypeError, "^concat: .*list or tuple .*got Tensor"),
+        (lambda x: mg.stack([x, x], axis=3), IndexError, "^stack: .*axis 3"),
+        (lambda x: mg.transpose(x, (0, 1)), IndexError, "^transpose: .*axis 1"),
+        (lambda x: mg.transpose(mg.ones((2, 2)), 0), ValueError, r"^transpose: axes=\(0,\) .*\(2, 2\)"),
+        (lambda x: mg.moveaxis(mg.ones((2, 2)), (0, 0), (0, 1)), ValueError, "^moveaxis: .*twice"),
+        (lambda x: mg.moveaxis(mg.ones((2, 2)), (0, 1), 0), ValueError, "^moveaxis: .*differ in length"),
+        (lambda x: mg.median(mg.ones((2, 2)), (0, -2)), ValueError, "^median: .*twice"),
+        (lambda x: mg.pad(x, 1.5), TypeError, "^pad: .*got 1.5"),
+        (lambda x: mg.tile(x, 1.5), TypeError, "^tile: repetitions .*float"),
+        (lambda x: mg.tile(x, -1), ValueError, "^tile: .*-1"),
+        (lambda x: mg.split(x, 1.5), TypeError, "^split: .*float"),
+        (lambda x: mg.tensordot(x, x, (1, 2, 3)), TypeError, "^tensordot: .*tuple"),
+        (lambda x: mg.tensordot(x, x, 5), IndexError, "^tensordot: .*axis"),
+        (lambda x: mg.einsum(x, "i->i"), TypeError, "^einsum: subscripts come first"),
+        (lambda x: mg.diff(x, prepend=mg.ones((2, 2))), ValueError, r"^diff: .*\(2,\) and \(2, 2\)"),
+        (lambda x: mg.diff(mg.tensor([1, 2]), append=0.5), TypeError, "^diff: .*int64 cannot hold 0.5"),
+        (lambda x: mg.diff(x, n=-1), ValueError, "^diff: n must not be negative"),
+        (lambda x: mg.take_along_axis(x, mg.tensor([5])), IndexError, "^take_along_axis: .*out of bounds"),
+        (lambda x: mg.take_along_axis(x, x), TypeError, "^take_along_axis: .*got float64"),
+        (lambda x: mg.vecdot(mg.ones((2, 2)), mg.ones((3, 2))), ValueError, r"^vecdot: .*\(3, 2\) do not"),
+        (lambda x: mg.broadcast_shapes((2,), (3,)), ValueError, r"^broadcast_shapes: .*\(2,\) and \(3,\)"),
+        (lambda x: mg.quantile(x, []), ValueError, "^quantile: .*got none"),
+        (lambda x: mg.linear(x, 2.0), ValueError, "^linear: got .* and float: weight must have 2 axes"),
+        (lambda x: mg.linear(None, mg.ones((2, 2))), TypeError, "^linear: .*got NoneType as x"),
+        (lambda x: mg.zeros("text"), TypeError, "^zeros: got 'text'"),
+        (lambda x: mg.linspace(0, 1, num=-1), ValueError, "^linspace: got 0, 1, -1"),
+        (lambda x: mg.linalg.matrix_power(mg.ones((2, 2)), -1), ValueError, "^matrix_power: n=-1 .*Singular"),
+        (lambda x: mg.linalg.pinv(mg.ones((2, 2)), rtol="text"), TypeError, "^pinv: rtol .*got str"),
+        (lambda x: mg.linalg.norm(mg.zeros((0,)), math.inf), ValueError, r"^norm: .*\(0,\)"),
+        (lambda x: mg.linalg.norm(mg.tensor([1, 2])), TypeError, "^norm: .*int64"),
+        (
+            lambda x: mg.linalg.matrix_norm(mg.ones((2, 2), mg.float16), ord=2),
+            TypeError,
+            "^matrix_norm: .*float16",
+        ),
     ],
 )
 def test_errors_name_the_op_and_what_it_got(make, error, message):

@@ -83,15 +83,20 @@ def cross(x, y, axis=-1) -> Any:
 def _vectors(op, x, y, axis, length=None):
     """x and y with that axis, of one (or that) length, moved to the end, if the other axes broadcast."""
     expect_arrays(op, x, y)
-    got = f"shapes {tuple(x.shape)} and {tuple(y.shape)}"
+    shapes = tuple(x.shape), tuple(y.shape)
     x, y = (moveaxis(v, check_axis(op, axis, len(v.shape)), -1) for v in (x, y))
     m, n = x.shape[-1], y.shape[-1]
     if m != n or length not in (None, m):
         needed = "of one length" if length is None else f"of {length} components"
-        raise ValueError(f"{op}: needs vectors {needed} along axis {axis}, got {m} and {n} in {got}")
-    for a, b in zip(reversed(x.shape[:-1]), reversed(y.shape[:-1]), strict=False):
-        if a != b and 1 not in (a, b):
-            raise ValueError(f"{op}: the axes of {got} other than {axis} do not broadcast")
+        raise ValueError(
+            f"{op}: needs vectors {needed} along axis {axis}, got shapes {shapes[0]} and {shapes[1]}"
+        )
+    if shapes[0] != shapes[1]:
+        for a, b in zip(reversed(x.shape[:-1]), reversed(y.shape[:-1]), strict=False):
+            if a != b and 1 not in (a, b):
+                raise ValueError(
+                    f"{op}: shapes {shapes[0]} and {shapes[1]} do not broadcast in the axes other than {axis}"
+                )
     return x, y
 
 

@@ -85,7 +85,7 @@ def moveaxis(x, source, destination) -> Any:
     """The axis (or tuple of axes) `source` moved to the place(s) `destination`."""
     expect_arrays("moveaxis", x)
     n = len(x.shape)
-    sources, places = (check_axes("moveaxis", axes, n) for axes in (source, destination))
+    sources, places = check_axes("moveaxis", source, n), check_axes("moveaxis", destination, n)
     if len(sources) != len(places):
         raise ValueError(f"moveaxis: source={source} and destination={destination} differ in length")
     order = [a for a in range(n) if a not in sources]
