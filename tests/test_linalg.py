@@ -498,7 +498,7 @@ def test_what_is_refused(name):
         (
             lambda: linalg.solve(mg.eye(2), mg.ones(3)),
             np.linalg.LinAlgError,
-            r"b of shape \(3,\) does not go",
+            r"solve: b must have as many rows as a, got shapes \(2, 2\) and \(3,\)",
         ),
         (lambda: linalg.solve(mg.eye(2), mg.ones(())), np.linalg.LinAlgError, r"got shape \(\)"),
         (lambda: linalg.solve(mg.ones((2, 3)), mg.ones(3)), np.linalg.LinAlgError, "solve: needs square"),
@@ -523,7 +523,11 @@ def test_what_is_refused(name):
         (lambda: linalg.norm(mg.ones((2, 2, 2)), 2, (0, 1, 2)), ValueError, "an integer or a pair"),
         (lambda: linalg.norm(mg.ones(2), axis=1), IndexError, "norm: there is no axis 1"),
         (lambda: mg.cross(mg.ones(2), mg.ones(2)), ValueError, "cross: needs vectors of 3 components"),
-        (lambda: mg.vecdot(mg.ones(2), mg.ones(1)), ValueError, "vecdot: .* vectors of length 2 and 1"),
+        (
+            lambda: mg.vecdot(mg.ones(2), mg.ones(1)),
+            ValueError,
+            r"vecdot: .*of one length .*\(2,\) and \(1,\)",
+        ),
         (lambda: mg.vecdot(mg.ones(2), mg.ones(())), IndexError, "vecdot: there is no axis"),
         (lambda: mg.diagonal(mg.ones(2)), IndexError, "diagonal: there is no axis 1"),
         (lambda: mg.diagonal(mg.ones((2, 2)), axis1=1, axis2=-1), ValueError, "are one axis"),

@@ -21,7 +21,7 @@ def _concat(xp, axis, ends, *arrays):
     return xp.concat(arrays, axis=axis)
 
 
-def concat(arrays, axis=0) -> Any:
+def concat(arrays, axis: int | None = 0) -> Any:
     """A list or tuple of tensors joined along an axis that they have; None flattens them first."""
     arrays = _sequence("concat", arrays)
     if axis is None:

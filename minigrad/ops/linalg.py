@@ -114,7 +114,10 @@ def solve(a, b) -> Any:
     check_matrices("solve", columns)
     if columns.shape[-2] != a.shape[-1]:
         raise LinAlgError(f"solve: b must have as many rows as a, got {got}")
-    common_shape("solve", tuple(a.shape[:-2]), tuple(columns.shape[:-2]))
+    try:
+        numpy.broadcast_shapes(a.shape[:-2], columns.shape[:-2])
+    except ValueError:
+        raise ValueError(f"solve: the axes before the last two must broadcast, got {got}") from None
     x = _solve(a, columns)
     return squeeze(x, -1) if is_vector else x
 
