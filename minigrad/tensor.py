@@ -225,7 +225,9 @@ class Tensor(Operators):
         [30.0, 30.0]
         """
         if self.node is None:
-            raise RuntimeError("register_hook: this tensor requires no gradients, so that none comes by")
+            raise RuntimeError(
+                "register_hook: this tensor requires no gradients: the hook would never be called"
+            )
         return Hook(hooks_of(self.node), hook)
 
     # --- leaving the graph -------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def test_anomaly_in_a_result_names_the_op_and_the_line():
     with mg.detect_anomaly(), pytest.raises(FloatingPointError) as caught:
         mg.log(x)
     message = str(caught.value)
-    assert message.startswith("log: the result (2,) float64 holds NaN, of finite inputs; computed at ")
+    assert message.startswith("log: the result (2,) float64 holds NaN, from finite inputs; computed at ")
     assert "test_debugging.py" in message
     assert message.endswith("mg.log(x)")
 

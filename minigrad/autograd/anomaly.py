@@ -38,7 +38,7 @@ class Watcher:
         before = [f"{x} in input {i}" for i, x in enumerate(_flaws(name, inputs)) if x]
         infinite_number = any(isinstance(x, float) and x - x != 0 for x in inputs)
         if flaw == "NaN" or not (before or infinite_number):
-            why = f"; there was {', '.join(before)} already" if before else ", of finite inputs"
+            why = f"; there was {', '.join(before)} already" if before else ", from finite inputs"
             raise FloatingPointError(
                 f"{name}: the result {tuple(out.shape)} {out.dtype} holds {flaw}{why}; "
                 f"computed at {made_at(node)}"
@@ -64,7 +64,7 @@ def detect_anomaly() -> Iterator[None]:
 
     It looks at the result of each operation that is recorded for gradients, and at each gradient: at a
     NaN always, and at an infinity unless it came in with the inputs, as in a mask of `-inf`. This takes
-    one look at each array, which is little beside a matrix product. (torch looks at gradients alone.)
+    one pass over each array: little next to a matrix product. (torch looks at gradients alone.)
 
     Raises:
         FloatingPointError: names the op, what it got, and the line of yours that called it.

@@ -28,8 +28,12 @@ def gradients(
     """Yield nodes that the roots were computed from, each with its gradient: all leaves, or those wanted.
 
     `roots` holds the gradient of each root: an array, or with `create_graph` a tensor, and so are those
-    that come out. A node is passed once, after all that was computed from it; its saved values are let
-    go at once unless `retain_graph`. Only what leads to a wanted node is passed at all.
+    that come out. Only what leads to a wanted node is passed at all. At its core this is
+
+        for node, newest first: for each parent: arrived[parent] += rule(arrived[node])
+
+    so that a node is passed once, after all that was computed from it; then its saved values are let go,
+    unless `retain_graph`.
     """
     ndarray = numpy.ndarray
     arrived = dict(roots)

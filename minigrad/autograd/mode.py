@@ -6,7 +6,8 @@ from contextvars import ContextVar
 from typing import Any
 
 grad_enabled: ContextVar[Any] = ContextVar("minigrad.grad_enabled", default=True)
-"""False; True; or what looks at each recorded operation (see `detect_anomaly`), which counts as true.
+"""False; True; or what looks at each recorded operation (see `detect_anomaly`), which counts as true: so an
+operation asks one variable, not two.
 
 A context variable, so that threads and asyncio tasks do not see each other's mode.
 """

@@ -3,6 +3,9 @@
 Every operation on tensors that require gradients leaves a `Node`. A node points at the nodes of its
 inputs, and never at a tensor: so there are no reference cycles, and a graph is freed as soon as the
 last tensor that needs it goes. Besides that a node keeps the few arrays that its gradient rules name.
+
+Optimizers overwrite the memory of parameters, which nothing else does. So a node stamps what it keeps of
+such memory with the memory's version, and a backward that finds a newer one is an error.
 """
 
 import itertools
@@ -133,7 +136,7 @@ class Hook:
         hooks[self._key] = function
 
     def remove(self) -> None:
-        """Take the hook away; again does nothing."""
+        """Take the hook away; calling it again does nothing."""
         self._hooks.pop(self._key, None)
 
     def __enter__(self) -> "Hook":

@@ -200,9 +200,9 @@ def eigh(x) -> EighResult:
     x = v @ diag(w) @ v.mT. Only the lower triangle of x is read, and its gradient is symmetric. The
     signs of the vectors are LAPACK's choice: gradients make sense for results that do not depend on it.
 
-    Where eigenvalues are equal, so is the basis of their space. Their mixing is taken as 0 in gradients,
-    which stay finite, and are right for the projector on that space and for the sum of its eigenvalues.
-    (In torch they are infinite or NaN there.)
+    Where eigenvalues are equal, the basis of their common space is LAPACK's choice, too. Its mixing is
+    taken as 0 in gradients, which stay finite, and are right for the projector on that space and for the
+    sum of its eigenvalues. (In torch they are infinite or NaN there.)
 
     >>> import minigrad as mg
     >>> w, v = mg.linalg.eigh(mg.tensor([[2.0, 0.0], [0.0, 1.0]]))

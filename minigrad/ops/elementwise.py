@@ -195,7 +195,7 @@ def nextafter(x, y) -> Any:
 def sqrt(x) -> Any:
     """The square root. Its derivative at 0 is infinite, as in torch.
 
-    So sqrt(x * x) has no derivative at 0, 0 * inf is NaN; `abs`, `hypot` and norms have: 0.
+    So the gradient of sqrt(x * x) is NaN at 0 (0 * inf); that of `abs`, `hypot` and norms is 0.
     """
 
 

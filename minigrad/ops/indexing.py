@@ -14,10 +14,10 @@ from . import beyond
 from .shaping import broadcast_to, reshape
 
 
-def _plain(op, x, key):
+def _read_key(op, x, key):
     """x, `key` with arrays in place of tensors and lists, and whether it can name a place twice.
 
-    x is as it was given, but inside `vmap`, where the examples may have keys of their own, as they need it.
+    Inside `vmap`, x also gets the hidden axes of a key that differs between the examples.
     """
     given, x = x, x._data if isinstance(x, Variable) else x
     xp = namespace(op, [x])
@@ -58,7 +58,7 @@ def _getitem(xp, x, key, twice) -> Any:
 
 def getitem(x, key) -> Any:
     """x[key]. A key has integers, slices, `None`, `...`, integer arrays and masks, as in NumPy."""
-    x, key, twice = _plain("getitem", x, key)
+    x, key, twice = _read_key("getitem", x, key)
     return _getitem(x, key, twice)
 
 
@@ -104,7 +104,7 @@ def _last_writes(xp, x, key):
 
 def setitem(x, key, value) -> Any:
     """A copy of x in which x[key] is `value`, broadcast to its shape and converted to its dtype."""
-    x, key, twice = _plain("setitem", x, key)
+    x, key, twice = _read_key("setitem", x, key)
     if isinstance(value, list):
         raise TypeError("setitem: got a list where a tensor or a number is expected")
     if isinstance(value, Variable) and not is_floating(x.dtype):

@@ -71,7 +71,7 @@ def vecdot(x, y, axis=-1) -> Any:
 
 
 def cross(x, y, axis=-1) -> Any:
-    """The cross product of vectors in space, which lie along `axis`; the other axes broadcast.
+    """The cross product of 3-D vectors, which lie along `axis`; the other axes broadcast.
 
     (NumPy takes vectors of two components, too.)
     """
@@ -107,7 +107,7 @@ def outer(x, y) -> Any:
 
 
 def kron(x, y) -> Any:
-    """Kronecker's product: blocks that are y times each element of x.
+    """The Kronecker product: blocks that are y times each element of x.
 
     An input with fewer axes than the other gets new ones in front.
     """

@@ -58,7 +58,7 @@ def sum(x, axis=None, keepdims=False, dtype=None) -> Any:
 
 
 def count_nonzero(x, axis=None, keepdims=False) -> Any:
-    """How many elements are not 0 (a NaN is not), as an integer."""
+    """How many elements are not 0 (NaN counts), as an integer."""
     expect_arrays("count_nonzero", x)
     check_axes("count_nonzero", axis, len(x.shape))
     return sum(astype(x if "bool" in str(x.dtype) else x != 0, int), axis, keepdims)
@@ -130,7 +130,7 @@ def _shared_among_ties(xp, g, x, out, axis, keepdims):
 
 @primitive(x=_shared_among_ties)
 def max(xp, x, axis=None, keepdims=False) -> Any:
-    """The largest element; NaN if there is one. Equal largest ones share the gradient equally.
+    """The largest element; NaN if any element is. Equal largest ones share the gradient equally.
 
     (`torch.max` with an axis gives one of them all; `torch.amax` shares as here.) Where the result is NaN,
     all gradients are.
@@ -140,7 +140,7 @@ def max(xp, x, axis=None, keepdims=False) -> Any:
 
 @primitive(x=_shared_among_ties)
 def min(xp, x, axis=None, keepdims=False) -> Any:
-    """The smallest element; NaN if there is one. Equal smallest ones share the gradient equally.
+    """The smallest element; NaN if any element is. Equal smallest ones share the gradient equally.
 
     Where the result is NaN, all gradients are.
     """

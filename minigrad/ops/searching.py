@@ -49,7 +49,9 @@ def searchsorted(xp, x1, x2, side="left", sorter=None) -> Any:
 
 
 def isin(x, values, invert=False) -> Any:
-    """Whether each element of x is one of `values` (with `invert`: is none of them). NaN is not even itself.
+    """Whether each element of x is one of `values` (with `invert`: is none of them).
+
+    NaN equals nothing, itself included.
 
     >>> import minigrad as mg
     >>> mg.isin(mg.tensor([1, 2, 3]), mg.tensor([3, 1])).tolist()
@@ -92,7 +94,7 @@ def unique_all(x) -> UniqueAll:
 
     Each NaN counts as distinct from all others, and 0.0 as equal to -0.0. The values are differentiable:
     the gradient goes to the first of equal elements, from where its value was taken. (This is right as
-    long as equal elements are none: where two part, the number of distinct elements changes.)
+    long as no two elements are equal: where two part, the number of distinct ones changes.)
 
     >>> import minigrad as mg
     >>> mg.unique_all(mg.tensor([5, 3, 5])).inverse_indices.tolist()

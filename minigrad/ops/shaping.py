@@ -43,7 +43,7 @@ def _inverse(axes):
 
 @primitive(x=lambda xp, g, axes: xp.permute_dims(g, _inverse(axes)))
 def permute_dims(xp, x, axes) -> Any:
-    """The axes in another order: axis i of the result is axis `axes[i]` of x."""
+    """x with its axes in another order: axis i of the result is axis `axes[i]` of x."""
     return xp.permute_dims(x, axes)
 
 
@@ -82,7 +82,7 @@ def swapaxes(x, axis1, axis2) -> Any:
 
 
 def moveaxis(x, source, destination) -> Any:
-    """The axis (or tuple of axes) `source` moved to the place(s) `destination`."""
+    """x with the axis (or tuple of axes) `source` moved to the place(s) `destination`."""
     expect_arrays("moveaxis", x)
     n = len(x.shape)
     sources, places = check_axes("moveaxis", source, n), check_axes("moveaxis", destination, n)
@@ -96,13 +96,13 @@ def moveaxis(x, source, destination) -> Any:
 
 @primitive(x=lambda xp, g, shape: xp.reshape(g, shape))
 def expand_dims(xp, x, axis=0) -> Any:
-    """A new axis of length 1 in place `axis` of the result."""
+    """x with a new axis of length 1, which is axis `axis` of the result."""
     return xp.expand_dims(x, axis=axis)
 
 
 @primitive(x=lambda xp, g, shape: xp.reshape(g, shape))
 def squeeze(xp, x, axis=None) -> Any:
-    """Axes of length 1 taken away: those named, or, as NumPy does, all of them."""
+    """x without its axes of length 1: those named, or, as NumPy does, all of them."""
     if axis is None:
         axis = tuple(i for i, size in enumerate(x.shape) if size == 1)
     return xp.squeeze(x, axis=axis)
@@ -220,13 +220,13 @@ def _pad(xp, x, pairs, value):
 
 @primitive(x=lambda xp, g, axis: xp.flip(g, axis=axis))
 def flip(xp, x, axis=None) -> Any:
-    """The order of the elements reversed along `axis` (an integer, a tuple, or None for all)."""
+    """x reversed along `axis` (an integer, a tuple, or None for all)."""
     return xp.flip(x, axis=axis)
 
 
 @primitive(x=lambda xp, g, shift, axis: xp.roll(g, _opposite(shift), axis=axis))
 def roll(xp, x, shift, axis=None) -> Any:
-    """The elements moved on by `shift` along `axis`; what leaves at the end comes in at the start.
+    """x shifted along `axis`, wrapping round: what leaves at the end comes in at the start.
 
     `shift` and `axis` may be tuples of the same length. Without `axis` the flattened array is rolled.
     """

@@ -38,7 +38,7 @@ def _argsort(xp, x, axis, descending):
 def argsort(x, axis=-1, descending=False, stable=True) -> Any:
     """The indices along `axis` that sort x: `take_along_axis(x, argsort(x))` is sorted.
 
-    The order is stable also with `stable=False`, which asks for no more.
+    It is always stable; `stable=False` changes nothing.
     """
     expect_arrays("argsort", x)
     return _argsort(x, check_axis("argsort", axis, len(x.shape)), descending)
@@ -57,7 +57,7 @@ def sort(x, axis=-1, descending=False, stable=True) -> Any:
     With `stable=False`, which lets 0.0 and -0.0 change places, this is much faster where no gradient is
     recorded.
 
-    x stays as it is, also by the method. (NumPy's method sorts in place; `torch.sort` gives the indices,
+    The method, too, gives a new tensor. (NumPy's sorts in place; `torch.sort` gives the indices,
     too, which are those of `argsort`.)
 
     >>> import minigrad as mg
@@ -128,7 +128,7 @@ def median(x, axis=None, keepdims=False) -> Any:
 
 
 def quantile(x, q, axis=None, keepdims=False) -> Any:
-    """The value below which the fraction `q` of the elements lies, between neighbours in order by a line.
+    """The value below which the fraction `q` of the elements lies, interpolated linearly.
 
     Args:
         x: integers become floats. NaN gives NaN.
