@@ -47,6 +47,7 @@ _recording = grad_enabled.get
 _frame = sys._getframe
 _ndarray = numpy.ndarray
 _NUMPY = (numpy.ndarray, numpy.generic)
+_CONSTANTS = (numpy.ndarray, complex)  # beside tensors the one must be copied, the other refused
 
 
 class Op:
@@ -271,7 +272,7 @@ def _apply(op: Op, values: list[Any]) -> Any:
                 parents.append(node)
             if value.home is not None:
                 homes.append((slot, value.home))
-        elif isinstance(value, _ndarray):
+        elif isinstance(value, _CONSTANTS):
             plain.append(slot)
         elif slot in differentiable and not _fits(op, slot, value):
             name = op.parameters[min(slot, len(op.parameters) - 1)]
@@ -284,8 +285,8 @@ def _apply(op: Op, values: list[Any]) -> Any:
     else:
         xp = namespace(op.name, values)
     if plain and tensors:
-        for slot in plain:  # the caller may write to it before backward reads it
-            values[slot] = numpy.array(values[slot])
+        for slot in plain:
+            values[slot] = _constant(op.name, values[slot])
     if xp is not numpy_namespace and hasattr(xp, "lift") and (lifted := xp.lift(values)):  # inside vmap
         return _apply(op, xp.lift(_as_given(values, needed, parents, homes)) if tensors else lifted)
     try:

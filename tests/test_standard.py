@@ -203,6 +203,17 @@ def test_result_type_of_numbers_alone():
         (lambda: mg.result_type(mg.float32, 1j), "result_type"),
         (lambda: mg.ones(2) + 1j, "add"),
         (lambda: mg.ones(2) * np.ones(2, complex), "multiply"),
+        (lambda: mg.ones(2) @ np.ones(2, complex), "matmul"),
+        (lambda: mg.concat([mg.ones(2), np.ones(2, complex)]), "concat"),
+        (lambda: mg.where(mg.ones(2) > 0, mg.ones(2), np.ones(2, complex)), "where"),
+        (lambda: mg.einsum("i,i->", mg.ones(2), np.ones(2, complex)), "einsum"),
+        (lambda: mg.ops.setitem(mg.ones(2), 0, np.ones((), complex)), "setitem"),
+        (lambda: mg.clip(mg.ones(2), None, 1j), "clip"),
+        (lambda: mg.pad(mg.ones(2), 1, 1j), "pad"),
+        (lambda: mg.full_like(mg.ones(2), 1j), "full_like"),
+        (lambda: mg.full(2, 1j, dtype=mg.float32), "full"),
+        (lambda: mg.linspace(0, 1j, 3), "linspace"),
+        (lambda: mg.arange(0, 3j), "arange"),
     ],
 )
 def test_complex_numbers_are_refused(refused, op):

@@ -153,7 +153,8 @@ def _make(
 ) -> Any:
     if isinstance(dtype, int):
         raise TypeError(f"{function}: a shape of several axes is a tuple, as in {function}((2, 3))")
-    refuse_dtype(function, dtype if dtype is not None else int)
+    for kind in (dtype, *(type(value) for value in args if isinstance(value, complex))):
+        refuse_dtype(function, int if kind is None else kind)
     backend: Backend = get(device) if device else current()
     try:
         array = getattr(backend.xp, function)(*args, dtype=dtype, **settings)
