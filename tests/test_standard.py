@@ -178,6 +178,18 @@ def test_dtypes_of_other_backends_are_understood():
     assert mg.can_cast(x, mg.float64)
 
 
+def test_integers_of_python_are_kept_exactly_or_refused():
+    for make in (mg.tensor, mg.asarray):
+        assert make([1, 2**63 + 1], dtype=mg.uint64).tolist() == [1, 2**63 + 1]
+        assert make([1.7, -1], dtype=mg.int8).tolist() == [1, -1]
+        for number in (300, [-1], [[1, 256]]):
+            with pytest.raises(OverflowError, match=rf"{make.__name__}: .*out of bounds for uint8"):
+                make(number, dtype=mg.uint8)
+        with pytest.raises(ValueError, match=rf"{make.__name__}: .*NaN"):
+            make([float("nan")], dtype=mg.int32)
+    assert mg.tensor(np.array([300]), dtype=mg.uint8).tolist() == [44]  # as NumPy casts arrays
+
+
 def test_result_type_of_numbers_alone():
     assert mg.result_type(1.0) == mg.result_type(1, 2.0) == mg.asarray(1.0).dtype == np.float32
     assert (mg.result_type(1), mg.result_type(True)) == (np.int64, np.bool_)

@@ -11,7 +11,7 @@ import numpy
 from ..autograd import Variable, require_grad, wrap
 from ..backend import SCALARS, Backend, cast, current, get, move, of, refuse_dtype
 from ..primitive import expect_arrays, primitive
-from .dtypes import default_dtype, result_type
+from .dtypes import default_dtype, numpy_dtype, result_type
 from .elementwise import astype
 
 
@@ -26,15 +26,17 @@ def _read(op: str, data: Any, dtype: Any, copy: bool | None) -> numpy.ndarray:
     """Numbers, nested lists of them, and whatever else NumPy can read, as a NumPy array."""
     if hasattr(data, "mask"):
         raise TypeError(f"{op}: a masked array would lose its mask; fill it first, as with .filled(0)")
-    try:
-        array = numpy.asarray(data, copy=False if copy is False else None)
-    except ValueError as error:
-        raise ValueError(f"{op}: {error}") from error
-    refuse_dtype(op, array.dtype)
     first = data
     while isinstance(first, (list, tuple)) and first:
         first = first[0]
     from_python = isinstance(first, (float, int, list, tuple)) and not isinstance(first, numpy.generic)
+    try:
+        array = numpy.asarray(data, copy=False if copy is False else None)
+        refuse_dtype(op, array.dtype)
+        if from_python and dtype is not None and numpy_dtype(op, dtype).kind in "iu":
+            return numpy.asarray(data, numpy_dtype(op, dtype))  # refuses numbers that it cannot hold
+    except (ValueError, OverflowError) as error:
+        raise type(error)(f"{op}: {error}") from error
     return (
         array.astype(default_dtype()) if from_python and dtype is None and array.dtype.kind == "f" else array
     )
@@ -83,6 +85,7 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: st
     Raises:
         TypeError: complex numbers, strings and objects; `requires_grad` with integers or bools.
         ValueError: nested lists of unequal lengths; an unknown device.
+        OverflowError: Python integers that `dtype` cannot hold.
 
     >>> import minigrad as mg
     >>> mg.tensor([[1.0, 2.0], [3.0, 4.0]])
