@@ -612,3 +612,12 @@ def test_einsum_takes_what_numpy_takes(subscripts, shapes):
     ours = value(mg.einsum(subscripts, *map(leaf, arrays)))
     np.testing.assert_allclose(ours, np.einsum(subscripts, *arrays), rtol=1e-12)
     assert gradcheck(lambda *xs: mg.einsum(subscripts, *xs), *map(leaf, arrays), order=2)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.bool_, np.float16])
+def test_a_trace_has_the_dtype_that_was_asked_for(dtype):
+    x = np.array([[100.0, 1.0], [2.0, 27.0]])
+    for trace, expected in ((mg.trace, np.trace), (mg.linalg.trace, np.linalg.trace)):
+        result = trace(mg.tensor(x), dtype=dtype)
+        assert result.dtype == dtype
+        assert result.item() == expected(x, dtype=dtype)

@@ -6,7 +6,7 @@ from typing import Any
 from ..backend import check_axes, check_axis, create, integer, refuse_dtype
 from ..primitive import expect_arrays, primitive
 from . import beyond
-from .elementwise import astype, multiply
+from .elementwise import multiply
 from .indexing import getitem
 from .reductions import sum as _sum
 from .shaping import expand_dims, moveaxis, permute_dims, reshape, roll, squeeze
@@ -180,8 +180,7 @@ def trace(x, offset=0, axis1=0, axis2=1, dtype=None) -> Any:
     """
     if dtype is not None:
         refuse_dtype("trace", dtype)
-    entries = _diagonal("trace", x, offset, axis1, axis2)
-    return _sum(entries if dtype is None else astype(entries, dtype), axis=-1)
+    return _sum(_diagonal("trace", x, offset, axis1, axis2), axis=-1, dtype=dtype)
 
 
 # --- einsum ----------------------------------------------------------------------------------------
