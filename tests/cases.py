@@ -572,7 +572,9 @@ def numpy_scatter(x: np.ndarray, key: Any, sizes: tuple[int, ...]) -> np.ndarray
 
 for key, value in (
     (1, real(4)),
+    (1, real(1, 4)),
     ((1, ...), real(4)),
+    ((np.array([0, 1]), 2), real(1, 1, 2)),
     ((slice(None), 2), real()),
     ((..., slice(1, 3)), real(3, 2)),
     (np.array([[True, False, True, True]] * 3), real()),

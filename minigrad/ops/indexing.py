@@ -4,6 +4,7 @@ Reading has as its gradient a scatter (an array of zeros to which the gradient i
 that were read) and a scatter has a reading: so the two are each other's rules, to any order.
 """
 
+import itertools
 from numbers import Integral
 from typing import Any
 
@@ -109,6 +110,9 @@ def setitem(x, key, value) -> Any:
         raise TypeError("setitem: got a list where a tensor or a number is expected")
     if isinstance(value, Variable) and not is_floating(x.dtype):
         value = value._data  # no gradient flows through integers
+    if getattr(value, "shape", ())[:1] == (1,):  # it may have more axes than its place, of length 1 in front
+        sizes = itertools.dropwhile(lambda size: size == 1, value.shape)
+        value = reshape(value, tuple(sizes))
     return _setitem(x, key, value, twice)
 
 
