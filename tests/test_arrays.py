@@ -179,6 +179,15 @@ def test_tile_and_repeat_are_those_of_numpy(x, times, data):
         np.testing.assert_array_equal(found.numpy(), expected, strict=True)
 
 
+def test_a_list_of_indices_may_change_before_backward():
+    for read in (lambda x, key: mg.take(x, key, axis=0), lambda x, key: x[key]):
+        x, key = mg.tensor([1.0, 2.0, 3.0], requires_grad=True), [0, 1]
+        y = read(x, key)
+        key[0] = 2
+        y.sum().backward()
+        assert x.grad.tolist() == [1.0, 1.0, 0.0]
+
+
 @pytest.mark.parametrize("indices", [1, [0, 0], np.array([[1], [0]]), mg.tensor([[1], [0]])])
 def test_take_takes_all_kinds_of_indices(indices):
     x = mg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)

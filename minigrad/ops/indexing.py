@@ -30,8 +30,7 @@ def _read_key(op, x, key):
         elif of(part) is not None:  # the caller may write to it before backward reads it
             part = namespace(op, [part]).asarray(part, copy=True)
         elif isinstance(part, (list, tuple)):
-            part = xp.asarray(part)
-            part = part if part.size else create(xp, "zeros", part.shape, dtype=int, like=x)
+            part = _listed(xp, part, x)
         if hasattr(part, "shape"):
             if plain(part) is not part:
                 given = part.take_in(given)
@@ -42,6 +41,12 @@ def _read_key(op, x, key):
                 twice = twice or not _is_mask(part)
         parts.append(part)
     return given, (tuple(parts) if isinstance(key, tuple) else parts[0]), twice
+
+
+def _listed(xp, part, x):
+    """The array of a list of integers or bools, on the device of x."""
+    array = create(xp, "asarray", part, like=x)
+    return array if array.size else create(xp, "zeros", array.shape, dtype=int, like=x)
 
 
 def _is_mask(array):
@@ -129,9 +134,18 @@ def _take(xp, x, indices, axis):
 def take(x, indices, axis=None) -> Any:
     """The slices of x at `indices` (integers) along `axis`; of the flattened x without an axis."""
     expect_arrays("take", x, *([] if isinstance(indices, (Integral, list, tuple)) else [indices]))
+    if isinstance(indices, (list, tuple)):  # the caller may change it before backward reads it
+        data = x._data if isinstance(x, Variable) else x
+        indices = _listed(namespace("take", [data]), indices, data)
+    _refuse_masks("take", indices)
     if axis is None:
         return _take(reshape(x, -1), indices, 0)
     return _take(x, indices, check_axis("take", axis, len(x.shape)))
+
+
+def _refuse_masks(op, indices):
+    if hasattr(indices, "dtype") and _is_mask(indices):
+        raise IndexError(f"{op}: indices must be integers, got bools; x[mask] reads by a mask")
 
 
 def take_along_axis(x, indices, axis=-1) -> Any:
