@@ -387,3 +387,19 @@ def test_a_gradient_that_is_not_finite_stays_in_its_row(name, bad):
     y.backward(mg.tensor(g))
     assert np.isfinite(x.grad.numpy()[1]).all()
     assert not np.isfinite(x.grad.numpy()[0]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.int8, np.uint8, np.uint16, np.int64])
+@pytest.mark.parametrize(
+    "name", ["sigmoid", "softplus", "silu", "gelu", "softmax", "log_softmax", "logsumexp"]
+)
+def test_integers_do_not_wrap_round(name, dtype):
+    values = np.array(
+        [[-100, 100, 3], [0, 1, 2]] if np.dtype(dtype).kind == "i" else [[1, 200, 3], [0, 1, 2]]
+    )
+    values = values.astype(dtype)
+    function = getattr(mg, name) if hasattr(mg, name) else getattr(mg.nn.functional, name)
+    result = function(mg.tensor(values))
+    np.testing.assert_allclose(
+        result.numpy(), function(mg.tensor(values.astype(float))).numpy(), rtol=2e-3, atol=1e-6
+    )

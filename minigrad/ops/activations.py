@@ -20,7 +20,7 @@ def relu(x) -> Any:
 
 
 @elementwise(
-    lambda xp, x: xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(-xp.abs(x))),
+    lambda xp, x: xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(xp.abs(x) * -1.0)),
     x=lambda g, out: g * out * (1 - out),
 )
 def sigmoid(x) -> Any:
@@ -30,7 +30,7 @@ def sigmoid(x) -> Any:
 @primitive(x=lambda g, x: g * sigmoid(x))
 def softplus(xp, x) -> Any:
     """log(1 + exp(x)), without overflow."""
-    return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
+    return xp.maximum(x, 0) + xp.log1p(xp.exp(xp.abs(x) * -1.0))  # unsigned integers have no -x
 
 
 @primitive(x=lambda g, x: g * _silu_slope(x))

@@ -237,7 +237,7 @@ def logsumexp(xp, x, axis=None, keepdims=False) -> Any:
     Elements of -inf count as nothing, and get no gradient. Of nothing but them the result is -inf, with no
     gradient either (torch's is NaN). Infinity gives infinity, and as its own gradient NaN, as in torch.
     """
-    top = _finite(xp, xp.max(x, axis=axis, keepdims=True))
+    top = _finite(xp, xp.max(x, axis=axis, keepdims=True)) * 1.0  # from which integers cannot overflow
     total = xp.sum(xp.exp(x - top), axis=axis, keepdims=keepdims)
     return xp.log(total) + xp.reshape(top, total.shape)
 
@@ -249,7 +249,7 @@ def softmax(xp, x, axis=-1) -> Any:
     Elements of -inf get 0, and no gradient: so they mask. Of nothing but -inf the result is NaN, 0/0, as
     in torch; so it is beside infinity or NaN.
     """
-    e = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
+    e = xp.exp(x - xp.max(x, axis=axis, keepdims=True) * 1.0)  # small integers would overflow
     e /= xp.sum(e, axis=axis, keepdims=True)
     return e
 
@@ -261,6 +261,6 @@ def log_softmax(xp, x, axis=-1) -> Any:
     Elements of -inf stay that, and do not count for the others. Of nothing but -inf the result is NaN, as
     it is beside infinity or NaN.
     """
-    shifted = x - xp.max(x, axis=axis, keepdims=True)
+    shifted = x - xp.max(x, axis=axis, keepdims=True) * 1.0  # as in softmax
     shifted -= xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
     return shifted
