@@ -116,6 +116,8 @@ def flatten(x, start_dim=0, end_dim=-1) -> Any:
     if n == 0:
         return _reshape(x, (1,))
     start, end = check_axis("flatten", start_dim, n), check_axis("flatten", end_dim, n)
+    if start > end:
+        raise ValueError(f"flatten: start_dim={start_dim} comes after end_dim={end_dim} in shape {sizes}")
     total = 1
     for size in sizes[start : end + 1]:
         total *= size
