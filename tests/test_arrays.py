@@ -179,6 +179,17 @@ def test_tile_and_repeat_are_those_of_numpy(x, times, data):
         np.testing.assert_array_equal(found.numpy(), expected, strict=True)
 
 
+def test_numbers_take_the_dtype_of_what_they_meet():
+    mask = mg.tensor([True, False])
+    assert mg.where(mask, 1.0, 0).dtype == mg.float32
+    assert mg.where(mask, 1, 0).dtype == mg.int64
+    assert mg.where(mask, 1.0, np.float64(0)).dtype == mg.float64
+    assert mg.vmap(lambda m: mg.where(m, 1.0, 0.0))(mask).tolist() == [1.0, 0.0]
+    # As a float32, 0.1 is larger than it is as a float64.
+    assert mg.searchsorted(mg.tensor([0.1]), 0.1, side="right").item() == 1
+    assert mg.searchsorted(mg.tensor([1, 2]), 1.5).item() == 1
+
+
 def test_a_list_of_indices_may_change_before_backward():
     for read in (lambda x, key: mg.take(x, key, axis=0), lambda x, key: x[key]):
         x, key = mg.tensor([1.0, 2.0, 3.0], requires_grad=True), [0, 1]
@@ -228,6 +239,7 @@ def test_reshape_copies_if_asked():
     ("call", "error", "match"),
     [
         (lambda x: mg.repeat(x, -1), ValueError, "repeat: cannot repeat -1 times"),
+        (lambda x: mg.flatten(x, 1, 0), ValueError, "flatten: start_dim=1 comes after end_dim=0"),
         (lambda x: mg.repeat(x, [1, -1], axis=0), ValueError, "negative"),
         (lambda x: mg.repeat(x, [1, 2, 3], axis=0), ValueError, r"integers of shape \(2,\), got \(3,\)"),
         (lambda x: mg.repeat(x, [1.0, 2.0], axis=0), ValueError, "integers.*float64"),

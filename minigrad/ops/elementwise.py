@@ -9,10 +9,10 @@ import math
 from typing import Any
 
 from ..autograd import Variable
-from ..backend import SCALARS, cast, is_floating, move, of, refuse_dtype
+from ..backend import SCALARS, cast, create, is_floating, move, of, refuse_dtype
 from ..primitive import elementwise, expect_arrays, primitive
 from .activations import sigmoid
-from .dtypes import numpy_dtype
+from .dtypes import numpy_dtype, result_type
 
 
 def _nothing(xp, g):
@@ -392,6 +392,8 @@ def atanh(x) -> Any:
 def where(xp, condition, x, y) -> Any:
     """x where `condition` (bool) is true, else y; the three broadcast together.
 
+    Of two Python numbers the result has the dtype that `result_type` gives for them.
+
     The one that was not taken gets a gradient of 0 there, whatever the gradient of the result is. But if
     it was computed by a function whose derivative is infinite there, that makes NaN of the 0: so guard
     what goes into the function, not what comes out (in torch and JAX, too).
@@ -406,6 +408,8 @@ def where(xp, condition, x, y) -> Any:
     """
     if not hasattr(condition, "dtype") and not isinstance(condition, SCALARS):  # NumPy would take its truth
         raise TypeError(f"the condition must be a tensor of bools, got {type(condition).__name__}")
+    if isinstance(x, SCALARS) and isinstance(y, SCALARS):
+        x = create(xp, "asarray", x, dtype=result_type(x, y), like=condition)
     return xp.where(condition, x, y)
 
 

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from ..autograd import Variable, wrap
-from ..backend import SCALARS, create, namespace, of
+from ..backend import SCALARS, create, is_floating, namespace, of
 from ..primitive import expect_arrays, primitive
 from . import beyond
 from .comparison import greater, logical_and, logical_xor, not_equal
@@ -44,7 +44,7 @@ def searchsorted(xp, x1, x2, side="left", sorter=None) -> Any:
         if of(array) is None and not (name == "x2" and isinstance(array, SCALARS)):
             raise TypeError(f"{name} must be a tensor or an array, got {type(array).__name__}")
     if isinstance(x2, SCALARS):
-        x2 = create(xp, "asarray", x2, like=x1)
+        x2 = create(xp, "asarray", x2, dtype=x1.dtype if is_floating(x1.dtype) else None, like=x1)
     return xp.searchsorted(beyond.orderly(xp, x1), beyond.orderly(xp, x2), side=side, sorter=sorter)
 
 
