@@ -190,6 +190,14 @@ def test_integers_of_python_are_kept_exactly_or_refused():
     assert mg.tensor(np.array([300]), dtype=mg.uint8).tolist() == [44]  # as NumPy casts arrays
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, None])
+def test_arange_keeps_its_step_far_from_zero(dtype):
+    expected = np.arange(1000.0, 1001.0, 0.001).astype(dtype or np.float32)
+    result = mg.arange(1000.0, 1001.0, 0.001, dtype=dtype, requires_grad=True)
+    assert result.requires_grad
+    np.testing.assert_array_equal(result.detach().numpy(), expected, strict=True)
+
+
 def test_result_type_of_numbers_alone():
     assert mg.result_type(1.0) == mg.result_type(1, 2.0) == mg.asarray(1.0).dtype == np.float32
     assert (mg.result_type(1), mg.result_type(True)) == (np.int64, np.bool_)

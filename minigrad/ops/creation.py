@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 
 from ..autograd import Variable, require_grad, wrap
-from ..backend import SCALARS, Backend, cast, current, get, move, of, refuse_dtype
+from ..backend import SCALARS, Backend, cast, current, get, is_floating, move, of, refuse_dtype
 from ..primitive import expect_arrays, primitive
 from .dtypes import default_dtype, numpy_dtype, result_type
 from .elementwise import astype
@@ -207,7 +207,10 @@ def arange(
         start, stop = 0, start
     if dtype is None and any(isinstance(v, float) for v in (start, stop, step)):
         dtype = default_dtype()
-    return _make("arange", (start, stop, step), dtype, requires_grad, device)
+    # In float32 the distance of NumPy's first two numbers, which it repeats, may be far from `step`.
+    wide = numpy.float64 if dtype is not None and is_floating(dtype) else dtype
+    made = _make("arange", (start, stop, step), wide, False, device)
+    return _finish((made if dtype is None else astype(made, dtype, copy=False))._data, requires_grad)
 
 
 def linspace(start, stop, /, num, *, dtype=None, device=None, endpoint=True, requires_grad=False) -> Any:
