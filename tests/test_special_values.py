@@ -403,3 +403,7 @@ def test_integers_do_not_wrap_round(name, dtype):
     np.testing.assert_allclose(
         result.numpy(), function(mg.tensor(values.astype(float))).numpy(), rtol=2e-3, atol=1e-6
     )
+
+
+def test_the_reciprocal_of_integers_is_no_integer():
+    assert mg.reciprocal(mg.tensor([2, -4])).tolist() == [0.5, -0.25]

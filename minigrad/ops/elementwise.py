@@ -204,9 +204,9 @@ def square(x) -> Any:
     """x²."""
 
 
-@elementwise(x=lambda g, out: -g * out * out)
+@elementwise(lambda xp, x: 1 / x, x=lambda g, out: -g * out * out)
 def reciprocal(x) -> Any:
-    """1 / x."""
+    """1 / x. Integers become floats. (NumPy's would be 0, of all but 1 and -1.)"""
 
 
 @primitive(
