@@ -258,6 +258,7 @@ def _apply(op: Op, values: list[Any]) -> Any:
     parents = []
     homes = []
     plain = []
+    others = []
     tensors = False
     all_numpy = True
     differentiable = op.differentiable
@@ -280,6 +281,12 @@ def _apply(op: Op, values: list[Any]) -> Any:
                 f"{op.name}: expected a tensor or an array, got {type(value).__name__} as {name}; "
                 "mg.tensor(...) makes one"
             )
+        elif type(value) is list:
+            values[slot] = value[:]  # the caller may change it before backward reads it
+        else:
+            others.append(slot)
+    if not all_numpy:
+        plain += [slot for slot in others if of(values[slot]) and not isinstance(values[slot], numpy.generic)]
     if all_numpy and (tensors or isinstance(values[0], _NUMPY)):
         xp = numpy_namespace
     else:

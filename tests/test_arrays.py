@@ -190,6 +190,25 @@ def test_numbers_take_the_dtype_of_what_they_meet():
     assert mg.searchsorted(mg.tensor([1, 2]), 1.5).item() == 1
 
 
+@pytest.mark.parametrize("device", ["numpy", "strict"])
+def test_an_array_beside_a_tensor_may_change_before_backward(device):
+    x = mg.tensor([[1.0, 2.0]], requires_grad=True, device=device)
+    y = mg.tensor([[3.0], [4.0]], device=device).data
+    y = y.copy() if device == "numpy" else y
+    product = x @ y
+    y[0, 0] = 100.0
+    product.sum().backward()
+    assert take_grad(x).to("numpy").tolist() == [[3.0, 4.0]]
+
+
+def test_a_list_of_settings_may_change_before_backward():
+    x, shift = mg.tensor([[1.0, 2.0, 3.0]], requires_grad=True), [0, 1]
+    y = mg.roll(x, shift, axis=(0, 1))
+    shift[1] = 0
+    (y * mg.tensor([[1.0, 10.0, 100.0]])).sum().backward()
+    assert x.grad.tolist() == [[10.0, 100.0, 1.0]]
+
+
 def test_a_list_of_indices_may_change_before_backward():
     for read in (lambda x, key: mg.take(x, key, axis=0), lambda x, key: x[key]):
         x, key = mg.tensor([1.0, 2.0, 3.0], requires_grad=True), [0, 1]
