@@ -115,9 +115,9 @@ def setitem(x, key, value) -> Any:
         raise TypeError("setitem: got a list where a tensor or a number is expected")
     if isinstance(value, Variable) and not is_floating(x.dtype):
         value = value._data  # no gradient flows through integers
-    if getattr(value, "shape", ())[:1] == (1,):  # it may have more axes than its place, of length 1 in front
-        sizes = itertools.dropwhile(lambda size: size == 1, value.shape)
-        value = reshape(value, tuple(sizes))
+    sizes = getattr(value, "shape", ())
+    if sizes[:1] == (1,):  # it may have more axes than its place, of length 1 in front
+        value = reshape(value, tuple(itertools.dropwhile(lambda size: size == 1, sizes)))
     return _setitem(x, key, value, twice)
 
 
@@ -135,7 +135,7 @@ def take(x, indices, axis=None) -> Any:
     """The slices of x at `indices` (integers) along `axis`; of the flattened x without an axis."""
     expect_arrays("take", x, *([] if isinstance(indices, (Integral, list, tuple)) else [indices]))
     if isinstance(indices, (list, tuple)):  # the caller may change it before backward reads it
-        data = x._data if isinstance(x, Variable) else x
+        data = getattr(x, "_data", x)
         indices = _listed(namespace("take", [data]), indices, data)
     _refuse_masks("take", indices)
     if axis is None:
