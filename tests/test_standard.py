@@ -198,6 +198,17 @@ def test_arange_keeps_its_step_far_from_zero(dtype):
     np.testing.assert_array_equal(result.detach().numpy(), expected, strict=True)
 
 
+def test_arrays_of_another_byte_order_are_converted():
+    array = np.arange(3.0).astype(np.dtype(np.float32).newbyteorder())
+    for make in (mg.tensor, mg.asarray):
+        x = make(array)
+        assert x.dtype == mg.float32
+        assert x.tolist() == [0, 1, 2]
+        assert make(array, dtype=mg.float64).tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="byte order"):
+        mg.asarray(array, copy=False)
+
+
 def test_result_type_of_numbers_alone():
     assert mg.result_type(1.0) == mg.result_type(1, 2.0) == mg.asarray(1.0).dtype == np.float32
     assert (mg.result_type(1), mg.result_type(True)) == (np.int64, np.bool_)

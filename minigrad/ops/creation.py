@@ -37,6 +37,12 @@ def _read(op: str, data: Any, dtype: Any, copy: bool | None) -> numpy.ndarray:
             return numpy.asarray(data, numpy_dtype(op, dtype))  # refuses numbers that it cannot hold
     except (ValueError, OverflowError) as error:
         raise type(error)(f"{op}: {error}") from error
+    if not array.dtype.isnative:  # as from a file: nothing else here knows of byte orders
+        if copy is False:
+            raise ValueError(
+                f"{op}: {array.dtype} has another byte order: it needs a copy, which is forbidden"
+            )
+        array = array.astype(array.dtype.newbyteorder("="))
     return (
         array.astype(default_dtype()) if from_python and dtype is None and array.dtype.kind == "f" else array
     )
