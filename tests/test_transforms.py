@@ -612,6 +612,24 @@ def test_checkpoint_with_several_results_and_arguments():
     close(g, its, 1e-14)
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_checkpoint_of_arguments_that_depend_on_each_other(create_graph):
+    def loss(wrap: Any, x: mg.Tensor) -> mg.Tensor:
+        y = mg.sin(x)
+        y.register_hook(lambda g: g * 2)
+        return wrap(lambda a, b: a * b + x)(x, y) + 5 * y * y
+
+    found = []
+    for wrap in (mg.checkpoint, lambda f: f):
+        x = mg.tensor(3.0, requires_grad=True)
+        x.register_hook(lambda g: g * 3)
+        loss(wrap, x).backward(retain_graph=True)
+        first = x.grad.item()
+        loss(wrap, x).backward(create_graph=create_graph)
+        found.append((first, x.grad.item(), mg.grad(mg.grad(lambda x, wrap=wrap: loss(wrap, x)))(x).item()))
+    assert found[0] == pytest.approx(found[1])
+
+
 def test_checkpointed_modules_train_as_they_would():
     def steps(wrap: Any) -> list[float]:
         mg.random.seed(3)

@@ -24,11 +24,13 @@ def gradients(
     retain_graph: bool = False,
     create_graph: bool = False,
     wanted: set[Node] | None = None,
+    stop: bool = False,
 ) -> Iterator[tuple[Any, Any]]:
     """Yield nodes that the roots were computed from, each with its gradient: all leaves, or those wanted.
 
     `roots` holds the gradient of each root: an array, or with `create_graph` a tensor, and so are those
-    that come out. Only what leads to a wanted node is passed at all. At its core this is
+    that come out. Only what leads to a wanted node is passed at all; and with `stop` no wanted node is: each
+    gets what comes to it by ways that lead through no other, and no hook is called there. At its core this is
 
         for node, newest first: for each parent: arrived[parent] += rule(arrived[node])
 
@@ -43,10 +45,13 @@ def gradients(
     watched = watcher.get() is not None
     plan = parent = gradient = None
     node: Any = None
-    found, needed = _newest_first(roots, wanted)
+    found, needed = _newest_first(roots, wanted, stop)
     try:
         for node in found:
             g = arrived.pop(node)
+            if stop and wanted is not None and node in wanted:
+                yield node, g
+                continue
             plan = node.plan
             if plan is None:
                 if node.hooks:
@@ -106,7 +111,9 @@ def gradients(
         raise nothing from error
 
 
-def _newest_first(roots: dict[Node, Any], wanted: set[Node] | None) -> tuple[list[Node], set[Node] | None]:
+def _newest_first(
+    roots: dict[Node, Any], wanted: set[Node] | None, stop: bool
+) -> tuple[list[Node], set[Node] | None]:
     """The nodes to pass, each before all that it was computed from; and where gradients are needed.
 
     A node is younger than its parents, so their numbers alone give the order. All checks are made
@@ -116,6 +123,8 @@ def _newest_first(roots: dict[Node, Any], wanted: set[Node] | None) -> tuple[lis
     found = list(roots)
     seen = set(found)
     for node in found:  # which grows meanwhile
+        if stop and wanted is not None and node in wanted:
+            continue
         for parent in node.parents:
             if parent not in seen and parent.number >= oldest:
                 seen.add(parent)
@@ -298,16 +307,24 @@ def grad(
 
 
 def gradients_of(
-    outputs: Sequence[Any], gs: Sequence[Any], nodes: Sequence[Node], retain_graph: bool, create_graph: bool
+    outputs: Sequence[Any],
+    gs: Sequence[Any],
+    nodes: Sequence[Node],
+    retain_graph: bool,
+    create_graph: bool,
+    stop: bool = False,
 ) -> list[Any]:
-    """For each of `nodes`, the gradient of the outputs, each times its `gs`, as a tensor; None if unused."""
+    """For each of `nodes`, the gradient of the outputs, each times its `gs`, as a tensor; None if unused.
+
+    With `stop`, none flows on from one of the nodes to another.
+    """
     roots: dict[Node, Any] = {}
     for y, g in zip(outputs, gs, strict=True):
         if y.node is not None:
             g = g if create_graph else g._data
             roots[y.node] = roots[y.node] + g if y.node in roots else g
     with grad_mode(create_graph):
-        found = dict(gradients(roots, retain_graph, create_graph, set(nodes)))
+        found = dict(gradients(roots, retain_graph, create_graph, set(nodes), stop))
     return [
         None if node not in found else found[node] if create_graph else wrap(as_array(found[node]))
         for node in nodes

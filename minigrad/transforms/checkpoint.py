@@ -119,7 +119,8 @@ class Segment:
             )
         results = [run.results[k] for k in given]
         gs = [g if create_graph else wrap(g) for g in given.values()]
-        found = gradients_of(results, gs, parents, create_graph, create_graph)
+        # What is beyond the parents, and be it one from another, is for the outer pass.
+        found = gradients_of(results, gs, parents, create_graph, create_graph, stop=True)
         device = results[0].device
         filled = [
             ops.zeros(node.shape, dtype=node.dtype, device=device) if g is None else g
