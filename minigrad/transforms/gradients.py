@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..autograd import Leaf, Node, grad_mode, is_grad_enabled, wrap
+from ..autograd import Leaf, Node, grad_mode, is_grad_enabled, next_number, wrap
 from ..autograd.backward import given_gradient, gradients_of
 from ..backend import is_floating
 from ..nn import Module
@@ -51,6 +51,7 @@ class Watch:
         self.sources: list[Any] = []
         self.moved: dict[Any, Node] = {}  # parameters of modules among the arguments, and their places
         linking = is_grad_enabled()
+        first = next_number()
         with grad_mode(True):
             places = [self._place(what, x, linking) for x in trees.leaves(self.chosen)]
             self.nodes: list[Node] = [x.node for x in places]
@@ -62,7 +63,8 @@ class Watch:
         self.results = [
             y for y in trees.leaves(self.outputs) if isinstance(y, Tensor) and is_floating(y.dtype)
         ]
-        self.open = linking and _reaches_others([y.node for y in self.results if y.node], set(self.nodes))
+        roots = [y.node for y in self.results if y.node]
+        self.open = linking and _reaches_others(roots, set(self.nodes), first)
 
     def _place(self, what: str, x: Any, linking: bool) -> Any:
         """`x` in a place of its own."""
@@ -175,11 +177,11 @@ def _is_parameter(x: Any) -> bool:
     return type(x) is not Tensor and type(x.node) is Leaf
 
 
-def _reaches_others(roots: Sequence[Node], own: set[Node]) -> bool:
-    """Whether there are leaves of somebody else's behind the roots."""
+def _reaches_others(roots: Sequence[Node], own: set[Node], first: int) -> bool:
+    """Whether there are leaves of somebody else's behind the roots: they are behind any node from before."""
     found, seen = list(roots), set(roots)
     for node in found:  # which grows meanwhile
-        if isinstance(node, Leaf) and node not in own:
+        if node.number < first or (isinstance(node, Leaf) and node not in own):
             return True
         for parent in node.parents:
             if parent not in seen:
