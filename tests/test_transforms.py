@@ -1,6 +1,7 @@
 """Transforms against closed forms, torch.func and each other; checkpoints and their memory."""
 
 import dataclasses
+import gc
 import math
 from typing import Any, NamedTuple
 
@@ -683,6 +684,61 @@ def test_checkpoint_says_when_the_second_run_differs():
 
     with pytest.raises(RuntimeError, match="'unsteady' again"):
         mg.checkpoint(unsteady)(x).sum().backward()
+
+
+def test_checkpoint_sees_changes_that_leave_the_sums_as_they_were():
+    w = mg.tensor([1.0, 2.0], requires_grad=True)
+    y = mg.checkpoint(lambda: mg.softmax(w + 1))()
+    w.data = np.array([3.0, 1.0])
+    with pytest.raises(RuntimeError, match="depends on something that has changed"):
+        y[0].backward()
+
+
+def test_checkpoint_goes_by_the_arguments_it_was_given():
+    def f(x: Any, array: Any) -> Any:
+        x *= 2
+        return (w * x * x * array).sum()
+
+    found = []
+    for wrap in (mg.checkpoint, lambda f: f):
+        w = mg.tensor([1.0, 2.0, 3.0], requires_grad=True)
+        x, array = mg.tensor([1.0, 2.0, 3.0]), np.array([2.0, 1.0, 1.0])
+        y = wrap(f)(x, array)
+        x[...] = x[::-1]
+        array[...] = array[::-1]
+        y.backward(retain_graph=True)
+        y.backward()
+        found.append((x.tolist(), w.grad.tolist()))
+    assert found[0] == found[1] == ([6, 4, 2], [16, 32, 72])
+
+
+def test_checkpoint_keeps_nothing_of_a_pass():
+    x, w = tensor(3, requires_grad=True), tensor(3, requires_grad=True)
+    gc.collect()
+    gc.disable()
+    try:
+        y = mg.checkpoint(lambda x, w: x * w * x)(x, w)
+        mg.autograd.grad((y * y).sum(), x, create_graph=True)
+        del y
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_checkpoint_and_infinite_gradients():
+    x = tensor(2, requires_grad=True)
+    with mg.detect_anomaly():
+        mg.checkpoint(lambda x: x * 2)(x).backward([math.inf, 1.0])
+        with pytest.raises(FloatingPointError, match="the gradient of 'sqrt' holds an infinity"):
+            mg.checkpoint(lambda x: mg.sqrt(x * 0))(x).sum().backward()
+    assert x.grad.tolist() == [math.inf, 2]
+
+
+def test_checkpoint_of_dropout_in_a_jacobian():
+    x = tensor(4)
+    matrix = mg.jacobian(mg.checkpoint(lambda x: nn.functional.dropout(x, 0.5)))(x).numpy()
+    assert (matrix == np.diag(np.diag(matrix))).all()
+    assert set(np.diag(matrix)) <= {0, 2}
 
 
 def test_checkpoint_draws_the_same_random_numbers_and_leaves_the_stream():

@@ -48,7 +48,7 @@ class Watcher:
 def check_gradient(node: Node, gradient: Any, g: Any, parent: Node) -> None:
     """Raise if the gradient that a rule gave holds a NaN, or an infinity that the given one does not."""
     gradient, g = (getattr(x, "_data", x) for x in (gradient, g))
-    if of(gradient) is None:  # those of a checkpoint's results, which come together
+    if of(gradient) is None or of(g) is None:  # those of a checkpoint's results, which come together
         return
     name = node.plan.name  # pyright: ignore[reportOptionalMemberAccess]
     flaw = _flaw(name, gradient)

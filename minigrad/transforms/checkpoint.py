@@ -7,7 +7,7 @@ come back to it, the function runs again, and they go through the new graph.
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy
@@ -15,7 +15,7 @@ import numpy
 from .. import ops, random
 from ..autograd import Memory, Node, Variable, grad_mode, is_grad_enabled, new, next_number, outside, wrap
 from ..autograd.backward import gradients_of
-from ..backend import namespace, plain
+from ..backend import namespace, of, plain, vmap_depth
 from ..primitive import Op, Plan
 from . import trees
 from .gradients import check_function
@@ -81,8 +81,9 @@ def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
         if not is_grad_enabled():
             return function(*args, **kwargs)
         state = random.get_state()
+        held = _held((args, kwargs))
         run = _run(function, args, kwargs)
-        return _cut(run, Segment(function, args, kwargs, state, run)) if run.results else run.outputs
+        return _cut(run, Segment(function, *held, state, run)) if run.results else run.outputs
 
     return call
 
@@ -91,26 +92,25 @@ class Segment:
     """A run that can be repeated: what a checkpoint's node keeps."""
 
     def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any, state: Any, run: Run):
-        self.function, self.args, self.kwargs, self.state = function, args, kwargs, state
+        self.function, self.inputs, self.state = function, (args, kwargs), state
         self.parents, self.stamps = run.parents, run.stamps
-        self.sums = [_sums(y._data) for y in run.results]
-        self.latest: Any = None, []
+        self.results = [y._data for y in run.results]
 
-    def gradient(self, parts: "Parts", i: int, create_graph: bool) -> Any:
-        """The gradient by parent i, given those of the results. The first parent's asking computes all."""
-        if self.latest[0] is not parts:
-            self.latest = parts, self._gradients(parts.gradients, create_graph)
-        gradient = self.latest[1][i]
-        if i == len(self.parents) - 1:
-            self.latest = None, []
-        return gradient
-
-    def _gradients(self, given: dict[int, Any], create_graph: bool) -> list[Any]:
+    def gradients(self, given: dict[int, Any], create_graph: bool) -> list[Any]:
+        """The gradients by all parents, given those of the results."""
         current = all(memory.version == version for memory, version in self.stamps)
-        with grad_mode(True), random.fork(self.state):
-            run = _run(self.function, self.args, self.kwargs)
+        args, kwargs = _held(self.inputs)
+        depth = vmap_depth.set(0)  # inside vmap, too, the numbers drawn are those of the first run
+        try:
+            with grad_mode(True), random.fork(self.state):
+                run = _run(self.function, args, kwargs)
+        finally:
+            vmap_depth.reset(depth)
         parents = _matching(self.parents, run.parents)
-        if not current or parents is None or not _close(run.results, self.sums):
+        same = len(run.results) == len(self.results) and all(
+            _alike(y._data, before) for y, before in zip(run.results, self.results, strict=True)
+        )
+        if not current or parents is None or not same:
             name = getattr(self.function, "__name__", type(self.function).__name__)
             raise RuntimeError(
                 f"checkpoint: running {name!r} again did not give what it gave in the forward pass: it "
@@ -127,6 +127,18 @@ class Segment:
             for node, g in zip(self.parents, found, strict=True)
         ]
         return filled if create_graph else [g._data for g in filled]
+
+
+def _held(inputs: Any) -> Any:
+    """The inputs, in tensors and arrays of their own: those given may come to have other values."""
+
+    def held(x: Any) -> Any:
+        if type(x) is Variable.made:
+            return wrap(x._data, x.node, x.home)
+        backend = of(x)
+        return backend.xp.asarray(x, copy=True) if backend and isinstance(x, backend.array) else x
+
+    return trees.mapped(held, inputs)
 
 
 def _matching(before: list[Node], after: list[Node]) -> list[Node] | None:
@@ -149,24 +161,19 @@ def _origin(node: Node) -> Node:
     return node
 
 
-def _sums(array: Any) -> tuple[Any, Any]:
-    """The sums of the elements and of their sizes: enough to see whether another run gave the same."""
-    array = plain(array)  # inside vmap that of all examples
-    xp = namespace("checkpoint", [array])
-    with numpy.errstate(all="ignore"):
-        return xp.sum(array), xp.sum(xp.abs(array))
-
-
-def _close(results: Sequence[Any], sums: Sequence[tuple[Any, Any]]) -> bool:
-    """Whether the results have these sums, but for rounding."""
-    if len(results) != len(sums):
+def _alike(result: Any, before: Any) -> bool:
+    """Whether two runs gave the same, but for rounding."""
+    a, b = plain(result), plain(before)  # inside vmap those of all examples
+    if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    for y, (total, size) in zip(results, sums, strict=True):
-        one, other, scale = float(_sums(y._data)[0]), float(total), float(size)
-        precision = 2.0**-8 if y.dtype.itemsize == 2 else 2.0**-18
-        if one != other and one == one and not abs(one - other) <= precision * scale:
-            return False
-    return True
+    xp = namespace("checkpoint", [a])
+    differ = (a != b) & ~(xp.isnan(a) & xp.isnan(b))
+    if not xp.any(differ):
+        return True
+    with numpy.errstate(all="ignore"):
+        scale = xp.max(xp.where(xp.isfinite(b), xp.abs(b), xp.zeros_like(b)))
+        near = xp.abs(a - b) <= scale * (2.0**-8 if b.dtype.itemsize == 2 else 2.0**-18)
+    return bool(xp.all(near | ~differ))
 
 
 # --- the node in place of a graph --------------------------------------------------------------------
@@ -183,6 +190,7 @@ class Parts:
 
     def __init__(self, gradients: dict[int, Any]):
         self.gradients = gradients
+        self.found: list[Any] | None = None  # the gradients by all parents, when the first was asked for
 
     def __add__(self, other: "Parts") -> "Parts":
         both = dict(self.gradients)
@@ -192,7 +200,9 @@ class Parts:
 
 
 def _bundle_rule(xp: Any, g: Parts, i: int, segment: Segment) -> Any:
-    return segment.gradient(g, i, xp is Variable.namespace)
+    if g.found is None:
+        g.found = segment.gradients(g.gradients, xp is Variable.namespace)
+    return g.found[i]
 
 
 def _no_forward(xp: Any, *inputs: Any) -> Any:

@@ -61,13 +61,15 @@ def rebuilt(
         return module(tree, values)
     new = [rebuilt(child, values, module) for child in children(tree)]
     if isinstance(tree, dict):
-        return dict(zip(tree, new, strict=True))
+        other: Any = copy.copy(tree)  # of whichever kind
+        other.update(zip(tree, new, strict=True))
+        return other
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):  # a named tuple
         return type(tree)(*new)
     if isinstance(tree, (list, tuple)):
         return type(tree)(new)
     if names := _fields(tree):
-        other: Any = copy.copy(tree)
+        other = copy.copy(tree)
         for name, value in zip(names, new, strict=True):
             object.__setattr__(other, name, value)  # a frozen one, too
         return other
