@@ -65,6 +65,9 @@ class Op:
         # How many of them have no default.
         self.required = sys.maxsize if variadic else len(parameters) - len(forward.__defaults__ or ())
         self.plans: dict[Any, Plan] = {}
+        taken = [p for p in parameters if p in ("g", "i", "out", "xp")]
+        if taken:
+            raise TypeError(f"{name}: a rule means something else by {taken}; name the parameter otherwise")
         known = {*_SPECIAL, *parameters, "out"}
         for input_name, rule in rules.items():
             if not isinstance(rule, FunctionType):
@@ -188,7 +191,7 @@ def primitive(
         if forward.__module__.startswith("minigrad."):
             OPS[name] = op
         signature = ", ".join([*parameters[:-1], "*" * variadic + parameters[-1]])
-        call = _compiled(f"lambda {signature}: apply(op, [{signature}])", apply=_apply, op=op)
+        call = _compiled(f"lambda {signature}: _apply_(_op_, [{signature}])", _apply_=_apply, _op_=op)
         call.__defaults__ = forward.__defaults__
         return _dress(call, forward)
 

@@ -3,6 +3,8 @@
 import dataclasses
 import gc
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -572,6 +574,24 @@ def test_grad_computes_nothing_for_tensors_that_nobody_asked_for():
 def test_grad_errors(make, error, message):
     with pytest.raises(error, match=message):
         make(tensor(3, requires_grad=True), tensor(3, requires_grad=True))
+
+
+def test_threads_that_differentiate_by_one_module():
+    net, xs = nn.Linear(3, 1), [float(i) * mg.ones((1, 3)) for i in range(4)]
+    leaf = net.weight.node
+
+    def loss(net: Any, x: mg.Tensor) -> mg.Tensor:
+        h = net(x)
+        time.sleep(0.001)  # others come in between
+        return (net(h * x) ** 2).sum()
+
+    def gradient(x: mg.Tensor) -> list[float]:
+        return mg.grad(loss)(net, x)["weight"].tolist()
+
+    alone = [gradient(x) for x in xs * 5]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(gradient, xs * 5)) == alone
+    assert net.weight.node is leaf
 
 
 # --- checkpoint ------------------------------------------------------------------------------------

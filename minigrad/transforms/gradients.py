@@ -7,6 +7,7 @@ differentiated further. That is all there is to composing transforms.
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,8 @@ from ..tensor import Tensor
 from . import trees
 
 Function = Callable[..., Any]
+
+_placing = threading.RLock()
 
 
 class Watched(Leaf):
@@ -92,15 +95,22 @@ class Watch:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside, the parameters of modules among the arguments are in the places of this run."""
-        before = {parameter: parameter.node for parameter in self.moved}
-        for parameter, node in self.moved.items():
-            parameter.node = node
-        try:
+        """Inside, the parameters of modules among the arguments are in the places of this run.
+
+        Meanwhile other threads that want to do so must wait.
+        """
+        if not self.moved:
             yield
-        finally:
-            for parameter, node in before.items():
+            return
+        with _placing:
+            before = {parameter: parameter.node for parameter in self.moved}
+            for parameter, node in self.moved.items():
                 parameter.node = node
+            try:
+                yield
+            finally:
+                for parameter, node in before.items():
+                    parameter.node = node
 
     def pull(
         self,
