@@ -46,7 +46,6 @@ _VARIADIC = 0x04  # the flag of a code object that has *args
 _recording = grad_enabled.get
 _frame = sys._getframe
 _ndarray = numpy.ndarray
-_NUMPY = (numpy.ndarray, numpy.generic)
 _CONSTANTS = (numpy.ndarray, complex)  # beside tensors the one must be copied, the other refused
 
 
@@ -290,10 +289,7 @@ def _apply(op: Op, values: list[Any]) -> Any:
             others.append(slot)
     if not all_numpy:
         plain += [slot for slot in others if of(values[slot]) and not isinstance(values[slot], numpy.generic)]
-    if all_numpy and (tensors or isinstance(values[0], _NUMPY)):
-        xp = numpy_namespace
-    else:
-        xp = namespace(op.name, values)
+    xp = numpy_namespace if all_numpy and tensors else namespace(op.name, values)
     if plain and tensors:
         for slot in plain:
             values[slot] = _constant(op.name, values[slot])

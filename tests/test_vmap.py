@@ -368,6 +368,26 @@ def test_jacobians_and_hessians_in_one_pass():
     same(numbers(columns(units)), numbers(mg.hessian(lambda w: f(w, xs[0]))(w)))
 
 
+@table([case for case in CASES if case.smooth()])
+def test_hessians_of_every_op(case: Case):
+    """They pass batched gradients through rules whose other arrays are plain."""
+    xs = [mg.tensor(array) for array in case.inputs()]
+    smooth = case.smooth()
+
+    def f(*changed: mg.Tensor) -> mg.Tensor:
+        inputs = list(xs)
+        for i, x in zip(smooth, changed, strict=True):
+            inputs[i] = x
+        return (case.compute(*inputs) ** 2).sum()
+
+    point = tuple(xs[i] for i in smooth)
+    got = mg.hessian(lambda x: f(x, *point[1:]))(point[0]).numpy()
+    n = point[0].size
+    units = np.eye(n).reshape(n, *point[0].shape)
+    rows = [mg.hvp(lambda x: f(x, *point[1:]), point[:1], (mg.tensor(u),))[0].numpy() for u in units]
+    np.testing.assert_allclose(got, np.reshape(rows, got.shape), rtol=1e-9, atol=1e-9)
+
+
 def test_modules_and_anomalies():
     net = mg.nn.Sequential(mg.nn.Linear(3, 4), mg.nn.ReLU(), mg.nn.Linear(4, 1))
     x = mg.random.normal((5, 3))
