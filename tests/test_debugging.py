@@ -87,8 +87,20 @@ def test_hooks_keep_nothing_alive():
     hook.remove()
 
 
+def test_a_gradient_keeps_its_dtype_through_hooks():
+    x = mg.tensor([1.0, 2.0], dtype=mg.float32, requires_grad=True)
+    x.register_hook(lambda g: g.to(mg.float64) * 2)
+    (x * x).sum().backward()
+    assert (x.grad.dtype, x.grad.tolist()) == (mg.float32, [4, 8])
+
+
 @pytest.mark.parametrize(
-    ("hook", "message"), [(lambda g: g.sum(), r"\(2,\).*; got shape \(\)"), (lambda g: 3.0, "got float")]
+    ("hook", "message"),
+    [
+        (lambda g: g.sum(), r"\(2,\).*; got \(\(\), "),
+        (lambda g: 3.0, "got float"),
+        (lambda g: g.to("strict"), "got .*strict"),
+    ],
 )
 def test_hooks_that_give_something_else(hook, message):
     x = leaf(1.0, 2.0)

@@ -204,11 +204,16 @@ def _hooked(hooks: Hooks, g: Any, is_tensor: bool) -> Any:
             changed = function(tensor)
         if changed is None:
             continue
-        if not isinstance(changed, Variable) or changed._data.shape != g.shape:
-            got = f"shape {changed._data.shape}" if isinstance(changed, Variable) else type(changed).__name__
+        own = g.shape, tensor.device
+        got = (
+            (changed._data.shape, changed.device) if isinstance(changed, Variable) else type(changed).__name__
+        )
+        if got != own:
             raise ValueError(
-                f"a hook must give None, or a tensor of shape {g.shape} like the gradient's; got {got}"
+                f"a hook must give None, or a tensor of the gradient's (shape, device) {own}; got {got}"
             )
+        with grad_mode(is_tensor):
+            changed = Variable.namespace.astype(changed, tensor._data.dtype, copy=False)
         g = changed if is_tensor else changed._data
     return g
 

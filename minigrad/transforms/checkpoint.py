@@ -172,7 +172,7 @@ def _alike(result: Any, before: Any) -> bool:
         return True
     with numpy.errstate(all="ignore"):
         scale = xp.max(xp.where(xp.isfinite(b), xp.abs(b), xp.zeros_like(b)))
-        near = xp.abs(a - b) <= scale * (2.0**-8 if b.dtype.itemsize == 2 else 2.0**-18)
+        near = xp.abs(a - b) <= scale * (2.0**-8 if xp.finfo(b.dtype).bits == 16 else 2.0**-18)
     return bool(xp.all(near | ~differ))
 
 
