@@ -761,6 +761,18 @@ def test_checkpoint_of_dropout_in_a_jacobian():
     assert set(np.diag(matrix)) <= {0, 2}
 
 
+def test_checkpoint_in_a_vmap_that_is_over():
+    c, x = tensor(3), tensor(4, 3, requires_grad=True)
+
+    def f(x: Any) -> Any:  # of one example, differentiated by what all share
+        return mg.grad(lambda c: (mg.sin(x) * c**3).sum())(c)
+
+    for h in (f, lambda x: mg.jacobian(lambda c: mg.sin(x) * c**3)(c) @ x):
+        (expected,) = mg.autograd.grad((mg.vmap(h)(x) ** 2).sum(), x)
+        (got,) = mg.autograd.grad((mg.vmap(mg.checkpoint(h))(x) ** 2).sum(), x)
+        close(got, expected)
+
+
 def test_checkpoint_draws_the_same_random_numbers_and_leaves_the_stream():
     mg.random.seed(1)
     x = mg.ones(100, requires_grad=True)

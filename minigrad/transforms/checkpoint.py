@@ -7,7 +7,8 @@ come back to it, the function runs again, and they go through the new graph.
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy
@@ -16,6 +17,7 @@ from .. import ops, random
 from ..autograd import Memory, Node, Variable, grad_mode, is_grad_enabled, new, next_number, outside, wrap
 from ..autograd.backward import gradients_of
 from ..backend import namespace, of, plain, vmap_depth
+from ..batched import levels_of, union
 from ..primitive import Op, Plan
 from . import trees
 from .gradients import check_function
@@ -100,12 +102,8 @@ class Segment:
         """The gradients by all parents, given those of the results."""
         current = all(memory.version == version for memory, version in self.stamps)
         args, kwargs = _held(self.inputs)
-        depth = vmap_depth.set(0)  # inside vmap, too, the numbers drawn are those of the first run
-        try:
-            with grad_mode(True), random.fork(self.state):
-                run = _run(self.function, args, kwargs)
-        finally:
-            vmap_depth.reset(depth)
+        with grad_mode(True), random.fork(self.state), _as_before(self.results):
+            run = _run(self.function, args, kwargs)
         parents = _matching(self.parents, run.parents)
         same = len(run.results) == len(self.results) and all(
             _alike(y._data, before) for y, before in zip(run.results, self.results, strict=True)
@@ -127,6 +125,25 @@ class Segment:
             for node, g in zip(self.parents, found, strict=True)
         ]
         return filled if create_graph else [g._data for g in filled]
+
+
+@contextmanager
+def _as_before(results: list[Any]) -> Iterator[None]:
+    """Inside, what vmap runs is what it was when the results were first computed.
+
+    If they are batched, it may be over by now; or there is one now, and numbers can be drawn none the less,
+    since they are those of the first run.
+    """
+    ended = [level for level in union(map(levels_of, results)) if not level.active]
+    depth = vmap_depth.set(0)
+    for level in ended:
+        level.active = True
+    try:
+        yield
+    finally:
+        for level in ended:
+            level.active = False
+        vmap_depth.reset(depth)
 
 
 def _held(inputs: Any) -> Any:
