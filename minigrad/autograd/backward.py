@@ -201,7 +201,7 @@ def _hooked(hooks: Hooks, g: Any, is_tensor: bool) -> Any:
     for function in list(hooks.values()):
         tensor = g if is_tensor else wrap(g)
         with grad_mode(is_tensor):
-            changed = function(tensor)
+            changed: Any = function(tensor)
         if changed is None:
             continue
         own = g.shape, tensor.device

@@ -83,9 +83,9 @@ def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
         if not is_grad_enabled():
             return function(*args, **kwargs)
         state = random.get_state()
-        held = _held((args, kwargs))
+        inputs = _held((args, kwargs))
         run = _run(function, args, kwargs)
-        return _cut(run, Segment(function, *held, state, run)) if run.results else run.outputs
+        return _cut(run, Segment(function, inputs, state, run)) if run.results else run.outputs
 
     return call
 
@@ -93,8 +93,8 @@ def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
 class Segment:
     """A run that can be repeated: what a checkpoint's node keeps."""
 
-    def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any, state: Any, run: Run):
-        self.function, self.inputs, self.state = function, (args, kwargs), state
+    def __init__(self, function: Callable[..., Any], inputs: Any, state: Any, run: Run):
+        self.function, self.inputs, self.state = function, inputs, state
         self.parents, self.stamps = run.parents, run.stamps
         self.results = [y._data for y in run.results]
 
