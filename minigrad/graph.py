@@ -207,7 +207,7 @@ def _arrays(value: Any, in_leaf: bool) -> Iterator[tuple[Any, bool]]:
         for part in value:
             yield from _arrays(part, in_leaf)
     elif isinstance(value, Segment):
-        yield from _arrays([*leaves([value.args, value.kwargs]), value.sums], in_leaf)
+        yield from _arrays([*leaves(value.inputs), *value.results], in_leaf)
 
 
 def _owner(array: Any) -> Any:
