@@ -576,6 +576,22 @@ def test_grad_errors(make, error, message):
         make(tensor(3, requires_grad=True), tensor(3, requires_grad=True))
 
 
+def test_parameters_frozen_after_the_run():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            self.a, self.b = nn.Parameter([1.0]), nn.Parameter([2.0])
+
+    net = Two()
+    _, pullback = mg.vjp(lambda net: net.a * 3 + net.b * 5, net)
+    net.a.requires_grad_(False)
+    assert {name: g.item() for name, g in pullback(mg.ones(1))[0].items()} == {"a": 3, "b": 5}
+
+
+def test_argnums_that_name_an_argument_twice():
+    with pytest.raises(ValueError, match=r"argnums names an argument twice: \(0, -2\)"):
+        mg.grad(mg.multiply, (0, -2))(2.0, 3.0)
+
+
 def test_threads_that_differentiate_by_one_module():
     net, xs = nn.Linear(3, 1), [float(i) * mg.ones((1, 3)) for i in range(4)]
     leaf = net.weight.node

@@ -205,9 +205,10 @@ def _hooked(hooks: Hooks, g: Any, is_tensor: bool) -> Any:
         if changed is None:
             continue
         own = g.shape, tensor.device
-        got = (
-            (changed._data.shape, changed.device) if isinstance(changed, Variable) else type(changed).__name__
-        )
+        got: Any = type(changed).__name__
+        if isinstance(changed, Variable):
+            other: Any = changed
+            got = other.shape, other.device
         if got != own:
             raise ValueError(
                 f"a hook must give None, or a tensor of the gradient's (shape, device) {own}; got {got}"

@@ -50,7 +50,9 @@ class Watch:
     """
 
     def __init__(self, what: str, function: Function, args: Sequence[Any], argnums: Sequence[int], kwargs):
-        self.chosen = [_argument(what, args, i) for i in argnums]
+        self.chosen: Any = [_argument(what, args, i) for i in argnums]
+        if len({i % len(args) for i in argnums}) < len(argnums):
+            raise ValueError(f"{what}: argnums names an argument twice: {tuple(argnums)}")
         self.sources: list[Any] = []
         self.moved: dict[Any, Node] = {}  # parameters of modules among the arguments, and their places
         linking = is_grad_enabled()
@@ -61,6 +63,8 @@ class Watch:
             new, rest = list(args), iter(places)
             for i, tree in zip(argnums, self.chosen, strict=True):
                 new[i] = trees.rebuilt(tree, rest, self._move)
+            # From here on with dicts in place of modules, whose parameters may come to be frozen.
+            self.chosen = trees.rebuilt(self.chosen, iter(self.sources))
             with self.in_place():
                 self.outputs = function(*new, **kwargs)
         self.results = [
