@@ -182,6 +182,8 @@ def primitive(
                 f"{forward.__name__}: the first parameter of a forward function must be xp, the namespace to "
                 f"compute with, got {namespace_name!r}"
             )
+        if code.co_kwonlyargcount:
+            raise TypeError(f"{forward.__name__}: a forward function cannot have keyword-only parameters")
         if variadic:
             parameters.append(code.co_varnames[code.co_argcount])
         # Some public functions prepare the arguments of a private primitive.

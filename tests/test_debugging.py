@@ -283,6 +283,12 @@ def test_rules_that_do_not_match(rules, message):
 
 
 def test_forward_functions_that_cannot_be():
+    with pytest.raises(TypeError, match="keyword-only"):
+
+        @mg.primitive()
+        def scaled(xp: Any, x: Any, *, by: float) -> Any:
+            return x * by
+
     with pytest.raises(TypeError, match="first parameter"):
         mg.primitive(x=lambda g: g)(lambda x: x)
 

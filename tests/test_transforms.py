@@ -703,6 +703,15 @@ def test_checkpoints_inside_transforms_of_modules():
             close(one[a][b], two[a][b], 1e-12)
 
 
+def test_a_checkpoint_outlives_the_transform_that_ran_it():
+    net, w = nn.Linear(2, 1).to(mg.float64), tensor(1, requires_grad=True)
+    x = tensor(3, 2)
+    value, _ = mg.value_and_grad(lambda net: (mg.checkpoint(net)(x) * w).sum())(net)
+    value.backward()
+    close(w.grad, net(x).sum().reshape(1))
+    assert not hasattr(mg.checkpoint(net), "weight")
+
+
 def test_checkpoint_says_when_the_second_run_differs():
     w = mg.tensor([1.0, 2.0], requires_grad=True)
     optimizer = mg.optim.SGD([w], lr=0.5)

@@ -78,7 +78,7 @@ def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
 
     check_function("checkpoint", function)
 
-    @functools.wraps(function)
+    @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
         if not is_grad_enabled():
             return function(*args, **kwargs)
@@ -175,7 +175,7 @@ def _matching(before: list[Node], after: list[Node]) -> list[Node] | None:
 def _origin(node: Node) -> Node:
     while node.plan is not None and node.plan.name == "watch" and node.parents:
         (node,) = node.parents
-    return node
+    return getattr(node, "stands_for", None) or node
 
 
 def _alike(result: Any, before: Any) -> bool:

@@ -29,8 +29,12 @@ _placing = threading.RLock()
 class Watched(Leaf):
     """The place of an argument that had none. (A parameter of the user's has a plain `Leaf`.)"""
 
-    __slots__ = ()
+    __slots__ = ("stands_for",)
     lasting = False
+
+    def __init__(self, shape: Any, dtype: Any, stands_for: Node | None = None):
+        super().__init__(shape, dtype)
+        self.stands_for = stands_for  # the parameter's, which has it again when the transform is over
 
 
 @primitive(x=lambda g: g)
@@ -84,7 +88,7 @@ class Watch:
         self.sources.append(source)
         if linking and source.node is not None and not _is_parameter(source):
             return _watch(source)
-        return wrap(source._data, Watched(source.shape, source.dtype), source.home)
+        return wrap(source._data, Watched(source.shape, source.dtype, source.node), source.home)
 
     def _move(self, module: Module, places: Iterator[Any]) -> Module:
         """The function gets the same module, whose parameters change places while it runs."""
@@ -250,7 +254,7 @@ def value_and_grad(
     check_function("grad", function)
     several, places = not isinstance(argnums, int), places_of("grad", argnums)
 
-    @functools.wraps(function)
+    @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
         run = Watch("grad", function, args, places, kwargs)
         value = without_aux("grad", run.outputs, has_aux)[0]
@@ -280,7 +284,7 @@ def grad(function: Function, argnums: int | Sequence[int] = 0, has_aux: bool = F
     """
     both = value_and_grad(function, argnums, has_aux)
 
-    @functools.wraps(function)
+    @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
         value, gradient = both(*args, **kwargs)
         return (gradient, value[1]) if has_aux else gradient

@@ -55,7 +55,7 @@ def jacobian(
     check_function("jacobian", function)
     several, places = not isinstance(argnums, int), places_of("jacobian", argnums)
 
-    @functools.wraps(function)
+    @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
         run = Watch("jacobian", function, args, places, kwargs)
         outputs, *aux = without_aux("jacobian", run.outputs, has_aux)

@@ -135,7 +135,7 @@ def vmap(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> C
 
     check_function("vmap", function)
 
-    @functools.wraps(function)
+    @functools.wraps(function, updated=())
     def batched(*args: Any, **settings: Any) -> Any:
         axes = tuple(in_axes) if isinstance(in_axes, (tuple, list)) else (in_axes,) * len(args)
         sizes: list[int] = []
