@@ -87,19 +87,25 @@ _BITS = {numpy.dtype(f"f{n}"): numpy.dtype(f"i{n}") for n in (2, 4, 8)}
 def _where(condition: Any, x: Any, y: Any) -> Any:
     """NumPy's `where`. That branches at each element, which takes ten times as long if the processor cannot
     foresee the branches; so of large float arrays the bits are chosen, by arithmetic."""
-    large = isinstance(condition, numpy.ndarray) and condition.size >= 8192 and condition.dtype.kind == "b"
-    bits = _BITS.get(x.dtype) if large and hasattr(x, "dtype") else None
+    if type(condition) is not numpy.ndarray or condition.size < 8192 or condition.dtype.kind != "b":
+        return numpy.where(condition, x, y)
+    if isinstance(y, numpy.ndarray) and y.dtype in _BITS and type(x) is float:
+        x = numpy.asarray(x, y.dtype)
+    bits = _BITS.get(x.dtype) if hasattr(x, "dtype") else None
     if bits is None or not hasattr(y, "dtype") or x.dtype != y.dtype:
         return numpy.where(condition, x, y)
     mask = -condition.astype(bits)  # all ones where true
     return (y.view(bits) ^ ((x.view(bits) ^ y.view(bits)) & mask)).view(x.dtype)
 
 
-# NumPy's namespace, but for three functions that nets live on. Its sum and max come to the same calls, after
-# detours that take as long as the sum over a small batch.
+# NumPy's namespace, but for four functions that nets live on. Its sum, max and min come to the same calls,
+# after detours that take as long as the sum over a small batch.
 numpy_namespace: Namespace = SimpleNamespace(**vars(numpy))
 numpy_namespace.sum = lambda x, axis=None, keepdims=False: numpy.add.reduce(x, axis=axis, keepdims=keepdims)
 numpy_namespace.max = lambda x, axis=None, keepdims=False: numpy.maximum.reduce(
+    x, axis=axis, keepdims=keepdims
+)
+numpy_namespace.min = lambda x, axis=None, keepdims=False: numpy.minimum.reduce(
     x, axis=axis, keepdims=keepdims
 )
 numpy_namespace.where = _where
@@ -251,6 +257,11 @@ def is_floating(dtype: Any) -> bool:
         return numpy.dtype(dtype).kind == "f"
     except TypeError:  # a registered namespace may have dtype objects of its own
         return "float" in str(dtype)
+
+
+def is_integer(dtype: Any) -> bool:
+    """Whether `dtype` is one of integers, signed or not."""
+    return dtype.kind in "iu" if isinstance(dtype, numpy.dtype) else "int" in str(dtype)
 
 
 def refuse_dtype(op: str, dtype: Any) -> None:

@@ -53,7 +53,8 @@ class Vertex(NamedTuple):
         kept: the arrays that it keeps.
         freed: whether backward has passed and freed it.
         where: the file and line of the program that made it, as `train.py:12`; empty in a leaf, and for what
-            was typed in.
+            was typed in. An elementwise op that one of minigrad's functions calls shows that function's
+            line, unless it was recorded under `detect_anomaly`.
     """
 
     op: str

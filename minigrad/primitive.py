@@ -46,6 +46,7 @@ _VARIADIC = 0x04  # the flag of a code object that has *args
 _recording = grad_enabled.get
 _frame = sys._getframe
 _ndarray = numpy.ndarray
+_SETTINGS = {int, float, bool, str, tuple, type(None)}  # what most arguments are that are no arrays
 _CONSTANTS = (numpy.ndarray, complex)  # beside tensors the one must be copied, the other refused
 
 
@@ -287,11 +288,12 @@ def _apply(op: Op, values: list[Any]) -> Any:
             )
         elif type(value) is list:
             values[slot] = value[:]  # the caller may change it before backward reads it
-        else:
+        elif type(value) not in _SETTINGS:
             others.append(slot)
-    if not all_numpy:
+    if others:
         plain += [slot for slot in others if of(values[slot]) and not isinstance(values[slot], numpy.generic)]
-    xp = numpy_namespace if all_numpy and tensors else namespace(op.name, values)
+    in_numpy = all_numpy and not others and (tensors or plain)
+    xp = numpy_namespace if in_numpy else namespace(op.name, values)
     if plain and tensors:
         for slot in plain:
             values[slot] = _constant(op.name, values[slot])
@@ -351,7 +353,11 @@ def _as_given(
 
 
 def _unary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
-    """`_apply` for one input, in as few steps as can be: small nets spend their time here."""
+    """`_apply` for one input, in as few steps as can be: small nets spend their time here.
+
+    So the line that is noted is that of the caller, even if that is a function of this package: only
+    `detect_anomaly` has it look for the user's.
+    """
     name = op.name
     differentiable = bool(op.rules)
     plans: list[Plan | None] = [None]  # made when first needed, as in `_binary`: imports stay fast
@@ -385,9 +391,7 @@ def _unary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         node.shape = parent.shape
         node.dtype = parent.dtype
         node.number = next_number()
-        frame = _frame(1)
-        if frame.f_code.co_filename.startswith(HERE):
-            frame = outside(frame)
+        frame = _frame(1) if recording is True else outside(_frame(1))
         node.code = frame.f_code
         node.instruction = frame.f_lasti
         node.stamps = ()
@@ -460,9 +464,7 @@ def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         node.shape = out.shape
         node.dtype = out.dtype
         node.number = next_number()
-        frame = _frame(1)
-        if frame.f_code.co_filename.startswith(HERE):
-            frame = outside(frame)
+        frame = _frame(1) if recording is True else outside(_frame(1))
         node.code = frame.f_code
         node.instruction = frame.f_lasti
         node.stamps = ()

@@ -210,12 +210,15 @@ def test_errors_of_the_engine_name_the_line_of_the_forward_pass():
 
 def test_lines_of_methods_operators_and_what_is_made_of_other_ops():
     x = leaf(1.0, 2.0)
+    with mg.detect_anomaly():
+        square = mg.nn.functional.mse_loss(x, x.detach(), reduction="none")  # an elementwise op inside
     for y in (
         x.sum(),
         x + 1,
         -x,
         mg.std(x),
         mg.nn.functional.mse_loss(x, x.detach()),
+        square,
         mg.concat([x, x]),
     ):
         line = mg.autograd.made_at(y.node)  # pyright: ignore[reportArgumentType]

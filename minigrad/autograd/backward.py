@@ -5,6 +5,7 @@ behind higher orders: with NumPy as the namespace the gradients are plain arrays
 own ops they are tensors, which have a graph of their own.
 """
 
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -43,7 +44,8 @@ def gradients(
     # somebody else holds. The first addition makes a new array, which is ours to write to.
     ours: set[Node] = set()
     watched = watcher.get() is not None
-    plan = parent = gradient = None
+    plan = parent = None
+    gradient: Any = ()  # until a rule gives one
     node: Any = None
     found, needed = _newest_first(roots, wanted, stop)
     try:
@@ -74,7 +76,6 @@ def gradients(
                 xp = numpy_namespace if type(g) is ndarray else _namespace_of(g)
                 saved = node.saved
             place = -1
-            gradient = ()  # until a rule gives one
             for parent in node.parents:
                 place += 1
                 if needed is not None and parent not in needed:
@@ -186,14 +187,15 @@ def _as_tensors(node: Node) -> list[Any]:
 def _sum_to(xp: Namespace, g: Any, shape: tuple[int, ...]) -> Any:
     """Undo broadcasting: sum `g` over the axes along which an input of `shape` was repeated."""
     added = len(g.shape) - len(shape)
-    fits = added >= 0 and all(size in (1, its) for size, its in zip(shape, g.shape[added:], strict=True))
-    if not fits:
-        raise ValueError(f"the rule gave a gradient of shape {tuple(g.shape)}")
     axes = tuple(range(added))
     if 1 in shape:
         axes += tuple(i + added for i, size in enumerate(shape) if size == 1 and g.shape[i + added] != 1)
-    g = xp.sum(g, axis=axes)
-    return g if g.shape == shape else xp.reshape(g, shape)
+    total = xp.sum(g, axis=axes)
+    if total.shape == shape:
+        return total
+    if math.prod(total.shape) != math.prod(shape) or added < 0:
+        raise ValueError(f"the rule gave a gradient of shape {tuple(g.shape)}")
+    return xp.reshape(total, shape)
 
 
 def _hooked(hooks: Hooks, g: Any, is_tensor: bool) -> Any:

@@ -7,7 +7,7 @@ import numpy
 
 from .. import ops, random
 from ..autograd import wrap
-from ..backend import is_floating, namespace, plain
+from ..backend import is_floating, is_integer, namespace, plain
 from ..ops import gelu, linear, relu, sigmoid, silu, softplus, tanh
 from ..ops.indexing import grid
 from ..ops.losses import cross_entropy_of
@@ -110,7 +110,7 @@ def _check_classes(target: Tensor, shape: tuple[int, ...], axis: int) -> None:
             f"cross_entropy: class indices need the input's shape without its class axis, got {target.shape} "
             f"for input {shape}; class probabilities must be floats"
         )
-    if target.dtype == bool:
+    if not is_integer(target.dtype):
         raise TypeError(f"cross_entropy: class indices must be integers, got {target.dtype}")
     # An array library reads a negative index from the end, and CuPy one that is too large, too.
     array = plain(target._data)  # inside vmap that of all examples

@@ -13,7 +13,7 @@ _ONE_OVER_SQRT_TAU = 1 / math.sqrt(2 * math.pi)
 
 @elementwise(
     lambda xp, x: xp.maximum(x, 0),
-    x=lambda xp, g, out: xp.where(out <= 0, xp.zeros_like(g), g),
+    x=lambda xp, g, out: xp.where(out <= 0, 0.0, g),
 )
 def relu(x) -> Any:
     """The larger of x and 0. Its derivative at 0 is taken as 0; the gradient passes NaN. Both as in torch."""
