@@ -444,22 +444,26 @@ def test_errors(make, error, message):
         make()
 
 
-# --- torch -----------------------------------------------------------------------------------------
+# --- torch and JAX ---------------------------------------------------------------------------------
+
+
+w, x, v = RANDOM.normal(size=(4, 3)), RANDOM.normal(size=3), RANDOM.normal(size=3)
+
+
+def wave(xp: Any, w: Any, x: Any) -> Any:
+    return xp.exp(xp.tanh(w @ x)) * xp.sin((x * x).sum())
+
+
+def ours(x: Any) -> Any:
+    return wave(mg, mg.tensor(w), x)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of torch.jit
 def test_against_torch_func():
     torch: Any = pytest.importorskip("torch", reason="the oracle torch is not installed")
-    w, x, v = RANDOM.normal(size=(4, 3)), RANDOM.normal(size=3), RANDOM.normal(size=3)
-
-    def f(xp: Any, w: Any, x: Any) -> Any:
-        return xp.exp(xp.tanh(w @ x)) * xp.sin((x * x).sum())
-
-    def ours(x: Any) -> Any:
-        return f(mg, mg.tensor(w), x)
 
     def theirs(x: Any) -> Any:
-        return f(torch, torch.from_numpy(w), x)
+        return wave(torch, torch.from_numpy(w), x)
 
     mx, mv, tx, tv = mg.tensor(x), mg.tensor(v), torch.from_numpy(x), torch.from_numpy(v)
     close(mg.jacobian(ours)(mx), torch.func.jacrev(theirs)(tx), 1e-12)
@@ -479,16 +483,9 @@ def test_against_torch_func():
 def test_against_jax():
     jax: Any = pytest.importorskip("jax", reason="the oracle jax is not installed")
     jax.config.update("jax_enable_x64", True)
-    w, x, v = RANDOM.normal(size=(4, 3)), RANDOM.normal(size=3), RANDOM.normal(size=3)
-
-    def f(xp: Any, w: Any, x: Any) -> Any:
-        return xp.exp(xp.tanh(w @ x)) * xp.sin((x * x).sum())
-
-    def ours(x: Any) -> Any:
-        return f(mg, mg.tensor(w), x)
 
     def theirs(x: Any) -> Any:
-        return f(jax.numpy, w, x)
+        return wave(jax.numpy, w, x)
 
     mx, mv = mg.tensor(x), mg.tensor(v)
     close(mg.jacobian(ours)(mx), jax.jacfwd(theirs)(x), 1e-12)
