@@ -292,7 +292,7 @@ def _apply(op: Op, values: list[Any]) -> Any:
             others.append(slot)
     if others:
         plain += [slot for slot in others if of(values[slot]) and not isinstance(values[slot], numpy.generic)]
-    in_numpy = all_numpy and not others and (tensors or plain)
+    in_numpy = all_numpy and not others and (tensors or (plain and isinstance(values[plain[0]], _ndarray)))
     xp = numpy_namespace if in_numpy else namespace(op.name, values)
     if plain and tensors:
         for slot in plain:

@@ -198,7 +198,11 @@ class Tensor(Operators):
                 "backward: inside vmap it would have to add a gradient for each example to one leaf; use "
                 "grad or vjp inside, or call backward() on the result of vmap"
             )
-        given = given_gradient("backward", self, gradient)
+        if gradient is None:
+            given = given_gradient("backward", self, None)
+        else:
+            with grad_mode(create_graph):  # in which the given gradient keeps its graph
+                given = given_gradient("backward", self, gradient)
         if create_graph:
             with grad_mode(True):
                 for leaf, g in gradients({self.node: given}, True, True):
