@@ -259,6 +259,11 @@ def is_floating(dtype: Any) -> bool:
         return "float" in str(dtype)
 
 
+def is_bool(dtype: Any) -> bool:
+    """Whether `dtype` is that of bools."""
+    return "bool" in str(dtype)
+
+
 def is_integer(dtype: Any) -> bool:
     """Whether `dtype` is one of integers, signed or not."""
     return dtype.kind in "iu" if isinstance(dtype, numpy.dtype) else "int" in str(dtype)

@@ -648,28 +648,20 @@ for shape, settings in (
     ((2, 3, 4), {"k": 1, "axis": 1, "largest": False}),
     ((2, 3), {"k": 3}),
 ):
-    how = {"settings": settings, "numpy": None}
-    row(
-        "topk",
-        real(*shape),
-        settings=settings,
-        minigrad=lambda x, **s: mg.topk(x, **s).values,
-        numpy=lambda x, k, axis=-1, largest=True: np.take(
-            numpy_sort(x, axis, largest), np.arange(k), axis=axis
-        ),
-        torch=lambda x, k, axis=-1, largest=True: torch().topk(x, k, axis, largest).values,
-    )
-    row(
-        "topk",
-        real(*shape),
-        settings=settings,
-        minigrad=lambda x, **s: mg.topk(x, **s).indices,
-        numpy=lambda x, k, axis=-1, largest=True: np.take(
-            numpy_argsort(x, axis, largest), np.arange(k), axis=axis
-        ),
-        torch=lambda x, k, axis=-1, largest=True: torch().topk(x, k, axis, largest).indices,
-        differentiable=False,
-    )
+    for part, found in (("values", numpy_sort), ("indices", numpy_argsort)):
+        row(
+            "topk",
+            real(*shape),
+            settings=settings,
+            minigrad=lambda x, part=part, **s: getattr(mg.topk(x, **s), part),
+            numpy=lambda x, k, axis=-1, largest=True, found=found: np.take(
+                found(x, axis, largest), np.arange(k), axis=axis
+            ),
+            torch=lambda x, k, axis=-1, largest=True, part=part: getattr(
+                torch().topk(x, k, axis, largest), part
+            ),
+            differentiable=part == "values",
+        )
 for shape in ((5,), (4,), ()):
     row("median", real(*shape), torch=None)
 for settings in ({"axis": 0}, {"axis": -1, "keepdims": True}, {"axis": (0, 2)}, {"keepdims": True}):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..backend import Array, Namespace, create, of
+from ..backend import Array, Namespace, create, is_bool, of
 from ..ops import beyond
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def is_array(part: Any) -> bool:
 
 
 def _is_mask(part: Any) -> bool:
-    return is_array(part) and "bool" in str(part.dtype)
+    return is_array(part) and is_bool(part.dtype)
 
 
 def _address(x: Batched, key: Any) -> tuple[Array, Levels, Any, tuple[int, ...] | None]:

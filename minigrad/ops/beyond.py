@@ -7,7 +7,7 @@ slow, with a Python loop over the elements that are written.
 import math
 from typing import Any
 
-from ..backend import cast, create, numpy_namespace
+from ..backend import cast, create, is_bool, numpy_namespace
 
 # --- keys of slices, integer arrays and masks together ----------------------------------------------
 
@@ -69,7 +69,7 @@ def _places(xp, key, x):
     """What x[key] would give if each element of x were its place in the flattened x."""
     parts = []
     for part in key if isinstance(key, tuple) else (key,):
-        is_mask = "bool" in str(getattr(part, "dtype", ""))
+        is_mask = is_bool(getattr(part, "dtype", ""))
         parts.extend(xp.nonzero(part) if is_mask else [part])
     # Integers and integer arrays broadcast to a block of axes, which stands where the first of them does:
     # or, as NumPy has it, in front, if something stands between them, be it an ellipsis for no axes.
@@ -147,7 +147,7 @@ def einsum(xp, subscripts, *operands) -> Any:
 
 def orderly(xp, x) -> Any:
     """x, or integers that have its order: not everywhere can bools be sorted and searched."""
-    return cast(xp, x, xp.uint8) if "bool" in str(x.dtype) else x
+    return cast(xp, x, xp.uint8) if is_bool(x.dtype) else x
 
 
 def argsort(xp, x, axis) -> Any:

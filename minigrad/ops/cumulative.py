@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..backend import SCALARS, check_axis, integer, is_floating, refuse_dtype
+from ..backend import SCALARS, check_axis, integer, is_bool, is_floating, refuse_dtype
 from ..primitive import expect_arrays, primitive
 from . import beyond
 from .comparison import not_equal
@@ -117,5 +117,5 @@ def diff(x, n=1, axis=-1, prepend=None, append=None) -> Any:
         x = concat([v for v in (prepend, x, append) if v is not None], axis)
     later, earlier = ((*[slice(None)] * axis, bounds, ...) for bounds in (slice(1, None), slice(0, -1)))
     for _ in range(n):
-        x = (not_equal if "bool" in str(x.dtype) else subtract)(getitem(x, later), getitem(x, earlier))
+        x = (not_equal if is_bool(x.dtype) else subtract)(getitem(x, later), getitem(x, earlier))
     return x

@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from ..autograd import Variable
-from ..backend import cast, check_axis, create, is_floating, namespace, of, plain
+from ..backend import cast, check_axis, create, is_bool, is_floating, namespace, of, plain
 from ..primitive import expect_arrays, primitive
 from . import beyond
 from .shaping import broadcast_to, reshape
@@ -50,7 +50,7 @@ def _listed(xp, part, x):
 
 
 def _is_mask(array):
-    return "bool" in str(array.dtype)
+    return is_bool(array.dtype)
 
 
 def _scattered(g, shape, key, twice) -> Any:

@@ -7,7 +7,7 @@
 import math
 from typing import Any
 
-from ..backend import check_axes, refuse_dtype
+from ..backend import check_axes, is_bool, refuse_dtype
 from ..primitive import expect_arrays, primitive
 from .elementwise import astype
 
@@ -61,7 +61,7 @@ def count_nonzero(x, axis=None, keepdims=False) -> Any:
     """How many elements are not 0 (NaN counts), as an integer."""
     expect_arrays("count_nonzero", x)
     check_axes("count_nonzero", axis, len(x.shape))
-    return sum(astype(x if "bool" in str(x.dtype) else x != 0, int), axis, keepdims)
+    return sum(astype(x if is_bool(x.dtype) else x != 0, int), axis, keepdims)
 
 
 @primitive(
