@@ -14,7 +14,11 @@ names in its own parameters what it needs, and what no rule names is not kept in
 - `xp`: the namespace to compute with (NumPy, CuPy, or minigrad's own ops: so a rule must use nothing
   but the Array API standard and minigrad's ops);
 - `shape`, `dtype`: of the input whose gradient this is, without keeping the input itself;
-- `i`: which of them this input is, for the rule of a variadic parameter (`*operands`).
+- `i`: which of them this input is, for the rule of a variadic parameter (`*operands`);
+- `kept`: what the forward function gave beside its result, which it does if a rule names this: a pair
+  `(out, kept)`. Of gradients that are tensors, for higher orders, it is no part: it has no graph;
+- `wanted`: the names of the inputs whose gradients are asked for. A rule that names it is given for several
+  inputs, and called once for all of them: it returns a dict with at least these gradients by name.
 
 A rule must not write to `g`, and need not undo broadcasting or restore dtypes: the engine does.
 
@@ -22,143 +26,31 @@ The public function takes tensors and gives a tensor. Given plain arrays only, i
 gives a plain array: rules may call minigrad's own ops whichever namespace they run in.
 """
 
-import copy
 import functools
 import sys
 from collections.abc import Callable, Iterable
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy
 
-from .autograd import Memory, Node, Variable, grad_enabled, new, next_number, outside, wrap
-from .autograd.node import HERE, Hooks
+from .autograd import Memory, Node, Variable, grad_enabled, grad_mode, new, next_number, outside, wrap
+from .autograd.backward import gradients_of
 from .backend import SCALARS, Array, Namespace, namespace, numpy_namespace, of, plain
+from .rules import Op, Plan, compiled, parameters_of
 
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 
-OPS: dict[str, "Op"] = {}
+OPS: dict[str, Op] = {}
 """Every primitive of this package by name."""
 
-_SPECIAL = ("g", "xp", "shape", "dtype", "i")
 _VARIADIC = 0x04  # the flag of a code object that has *args
 _recording = grad_enabled.get
 _frame = sys._getframe
 _ndarray = numpy.ndarray
 _SETTINGS = {int, float, bool, str, tuple, type(None)}  # what most arguments are that are no arrays
 _CONSTANTS = (numpy.ndarray, complex)  # beside tensors the one must be copied, the other refused
-
-
-class Op:
-    """A primitive: its forward function, its rules, and the plans made from them so far."""
-
-    def __init__(
-        self, name: str, forward: Callable[..., Array], parameters: list[str], rules, variadic, hint
-    ):
-        self.name = name
-        self.forward = forward
-        self.parameters = parameters
-        self.rules = rules
-        self.variadic = variadic  # whether the last parameter stands for any number of inputs
-        self.hint = hint
-        # How many of them have no default.
-        self.required = sys.maxsize if variadic else len(parameters) - len(forward.__defaults__ or ())
-        self.plans: dict[Any, Plan] = {}
-        taken = [p for p in parameters if p in ("g", "i", "out", "xp")]
-        if taken:
-            raise TypeError(f"{name}: a rule means something else by {taken}; name the parameter otherwise")
-        known = {*_SPECIAL, *parameters, "out"}
-        for input_name, rule in rules.items():
-            if not isinstance(rule, FunctionType):
-                got = type(rule).__name__
-                raise TypeError(f"{name}: the rule of {input_name!r} must be a function, got {got}")
-            unknown = [n for n in (input_name, *_parameters(rule.__code__)) if n not in known]
-            if unknown:
-                raise TypeError(f"{name}: the gradient rule of {input_name!r} names unknown {unknown}")
-
-        # The places of the arguments that have a rule; a variadic parameter stands for all that follow.
-        self.differentiable: Any = {i for i, p in enumerate(parameters) if p in rules}
-        if variadic and parameters[-1] in rules:
-            self.differentiable = range(len(parameters) - 1, sys.maxsize)
-
-    def rule_of(self, slot: int) -> Callable[..., Any]:
-        """The rule of the input in that place."""
-        return self.rules[self.parameters[min(slot, len(self.parameters) - 1)]]
-
-    def plan(self, needed: int, count: int) -> "Plan":
-        """What to keep and to compute when, of `count` arguments, those whose bits are set need gradients."""
-        key = (needed, count) if self.variadic else needed
-        plan = self.plans.get(key)
-        if plan is None:
-            plan = self.plans[key] = Plan(self, needed, count)
-        return plan
-
-
-class Plan:
-    """A choice of rules, made into fast functions once for each set of inputs that need a gradient.
-
-    Attributes:
-        op, name: the op, and its name.
-        slots: the places of those inputs among the arguments.
-        save: a function of (out, *arguments) that gives the tuple of those the rules name; or just the
-            one, where there is a `single` one.
-        places: where in that tuple the argument of a slot is (-1 for `out`), if it is kept.
-        rules: for each slot, a function of (xp, g, parent, saved) that calls the rule with what it names.
-        hooks: see `Tensor.register_hook`; empty in a plan that nodes share.
-    """
-
-    __slots__ = ("hooks", "name", "op", "places", "rules", "save", "single", "slots")
-
-    def __init__(self, op: Op, needed: int, count: int):
-        self.op = op
-        self.name = op.name
-        self.hooks: Hooks = {}
-        self.slots = tuple(slot for slot in range(count) if needed >> slot & 1)
-        rules = []
-        for slot in self.slots:
-            rule = op.rule_of(slot)
-            rules.append((slot, rule, _parameters(rule.__code__)))
-        named = {name for _, _, names in rules for name in names}
-        # A variadic parameter spreads over the end of `saved`, so `out` comes before it.
-        order = ["out", *op.parameters]
-        kept = [name for name in order if name in named]
-        self.places = {order.index(name) - 1: i for i, name in enumerate(kept)}
-        if op.variadic and op.parameters[-1] in kept:
-            first = len(op.parameters) - 1
-            self.places |= {slot: self.places[first] + slot - first for slot in range(first, count)}
-        source = {"g": "g", "xp": "xp", "shape": "parent.shape", "dtype": "parent.dtype"}
-        # One value alone is kept without a tuple around it.
-        self.single = len(kept) == 1 and not op.variadic
-        source |= {name: "saved" if self.single else f"saved[{i}]" for i, name in enumerate(kept)}
-        stars = dict.fromkeys(op.parameters, "")
-        if op.variadic:
-            last = op.parameters[-1]
-            stars[last] = "*"
-            source[last] = f"saved[{len(kept) - 1}:]"
-        arguments = ", ".join(stars[name] + name for name in op.parameters)
-        values = "".join(stars.get(name, "") + name + ", " for name in kept)
-        self.save = _compiled(f"lambda out, {arguments}: {kept[0] if self.single else f'({values})'}")
-        self.rules = tuple(
-            _compiled(
-                "lambda xp, g, parent, saved: rule("
-                + ", ".join(str(slot - len(op.parameters) + 1) if n == "i" else source[n] for n in names)
-                + ")",
-                rule=rule,
-            )
-            for slot, rule, names in rules
-        )
-
-    def with_hooks(self) -> "Plan":
-        """The same plan, for one node alone, to which hooks can be added."""
-        plan = copy.copy(self)
-        plan.hooks = {}
-        return plan
-
-
-def _compiled(source: str, **names: Any) -> Any:
-    """The function that `source` spells; its frames count as this package's."""
-    return eval(compile(source, HERE + "<primitive>", "eval"), names)
 
 
 def primitive(
@@ -177,7 +69,7 @@ def primitive(
     def decorate(forward):
         code = forward.__code__
         variadic = bool(code.co_flags & _VARIADIC)
-        namespace_name, *parameters = _parameters(code) or [""]
+        namespace_name, *parameters = parameters_of(code) or [""]
         if namespace_name != "xp":
             raise TypeError(
                 f"{forward.__name__}: the first parameter of a forward function must be xp, the namespace to "
@@ -193,7 +85,7 @@ def primitive(
         if forward.__module__.startswith("minigrad."):
             OPS[name] = op
         signature = ", ".join([*parameters[:-1], "*" * variadic + parameters[-1]])
-        call = _compiled(f"lambda {signature}: _apply_(_op_, [{signature}])", _apply_=_apply, _op_=op)
+        call = compiled(f"lambda {signature}: _apply_(_op_, [{signature}])", _apply_=_apply, _op_=op)
         call.__defaults__ = forward.__defaults__
         return _dress(call, forward)
 
@@ -211,7 +103,7 @@ def elementwise(
 
     def decorate(function):
         name = function.__name__
-        parameters = _parameters(function.__code__)
+        parameters = parameters_of(function.__code__)
         compute = forward or (lambda xp, *inputs: getattr(xp, name)(*inputs))
         numpy_compute = functools.partial(forward, numpy_namespace) if forward else getattr(numpy, name)
         op = OPS[name] = Op(name, compute, parameters, rules, False, BROADCAST_HINT)
@@ -219,10 +111,6 @@ def elementwise(
         return _dress(make(op, numpy_compute), function)
 
     return decorate
-
-
-def _parameters(code: CodeType) -> list[str]:
-    return list(code.co_varnames[: code.co_argcount])
 
 
 def _dress(call: Any, function: FunctionType) -> Any:
@@ -299,8 +187,11 @@ def _apply(op: Op, values: list[Any]) -> Any:
             values[slot] = _constant(op.name, values[slot])
     if xp is not numpy_namespace and hasattr(xp, "lift") and (lifted := xp.lift(values)):  # inside vmap
         return _apply(op, xp.lift(_as_given(values, needed, parents, homes)) if tensors else lifted)
+    kept = None
     try:
         out = op.forward(xp, *values)
+        if op.keeps:
+            out, kept = out
     except Exception as error:
         raise _retold(op, values, error) from error
     if not tensors:
@@ -318,7 +209,7 @@ def _apply(op: Op, values: list[Any]) -> Any:
     node = new(Node)
     node.plan = plan
     node.parents = tuple(parents)
-    node.saved = plan.save(out, *values)
+    node.saved = plan.save(out, kept, *values)
     node.shape = out.shape
     node.dtype = out.dtype
     node.number = next_number()
@@ -387,7 +278,7 @@ def _unary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         result.node = node = new(Node)
         node.plan = plan
         node.parents = (parent,)
-        node.saved = plan.save(out, data)
+        node.saved = plan.save(out, None, data)
         node.shape = parent.shape
         node.dtype = parent.dtype
         node.number = next_number()
@@ -460,7 +351,7 @@ def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         result.node = node = new(Node)
         node.plan = plan
         node.parents = parents
-        node.saved = plan.save(out, a, b)
+        node.saved = plan.save(out, None, a, b)
         node.shape = out.shape
         node.dtype = out.dtype
         node.number = next_number()
@@ -542,3 +433,28 @@ def _retold(op: Op, values: list[Any], error: Exception) -> Exception:
     got = " and ".join(type(v).__name__ if of(v) is None else f"{tuple(v.shape)} {v.dtype}" for v in shown)
     hint = f" ({op.hint})" if op.hint and issubclass(kinds[0], (ValueError, IndexError)) else ""
     return kinds[0](f"{op.name}: got {got}: {str(error).strip()}{hint}")
+
+
+# --- fused ops -------------------------------------------------------------------------------------
+
+
+@primitive(x=lambda g: g)
+def watch(xp, x) -> Any:
+    """x itself, in a place of its own in the graph."""
+    return x
+
+
+def through_reference(
+    reference: Callable[..., Any], g: Any, wanted: Iterable[str], **arguments: Any
+) -> dict[str, Any]:
+    """The gradients that are `wanted` of a fused op, as tensors that can be differentiated again.
+
+    `reference` composes of other ops what the fused one computes at once. It is run on the `arguments`,
+    tensors and settings by name, and differentiated: so a fused op needs one formula for all orders.
+    """
+    # One tensor may be several of the inputs: each gets a place of its own in the graph.
+    inputs = {name: watch(arguments[name]) for name in wanted}
+    with grad_mode(True):
+        out = reference(**{**arguments, **inputs})
+    nodes = [x.node for x in inputs.values()]
+    return dict(zip(inputs, gradients_of([out], [g], nodes, True, True, stop=True), strict=True))

@@ -570,3 +570,37 @@ def test_a_rule_that_names_something_unknown_is_refused():
         with pytest.raises(TypeError, match="names unknown"):
             primitive(**rules)(lambda xp, x: x)
     assert "<lambda>" not in OPS
+
+
+# --- rules of several inputs, and values that are kept -------------------------------------------------
+
+
+def test_a_rule_of_several_inputs_is_called_once_for_those_that_are_wanted():
+    from minigrad.primitive import primitive, through_reference
+
+    calls = []
+
+    def rule(xp, g, x, y, kept, wanted):
+        calls.append(wanted)
+        if isinstance(g, mg.Tensor):
+            return through_reference(lambda x, y: x * mg.exp(y), g, wanted, x=x, y=y)
+        return {"x": g * kept, "y": g * x * kept}
+
+    @primitive(x=rule, y=rule)
+    def scaled(xp, x, y):
+        e = xp.exp(y)
+        return x * e, e
+
+    a = mg.tensor([1.0, 2.0], dtype=mg.float64, requires_grad=True)
+    b = mg.tensor([0.5, 0.3], dtype=mg.float64, requires_grad=True)
+    scaled(a, b).sum().backward()
+    np.testing.assert_array_equal(a.grad.numpy(), np.exp(b.detach().numpy()))
+    scaled(a, b.detach()).sum().backward()
+    mg.autograd.grad(scaled(a, b).sum(), b)
+    assert calls == [("x", "y"), ("x",), ("y",)]
+    assert mg.testing.gradcheck(scaled, a, b, order=3)
+    assert mg.testing.gradcheck(lambda x: scaled(x, x), a, order=2)
+    assert scaled(np.ones(2), np.zeros(2)).tolist() == [1.0, 1.0]
+
+    with pytest.raises(TypeError, match="names unknown"):
+        primitive(x=lambda g, wanted, shape: g)(lambda xp, x: x)

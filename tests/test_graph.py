@@ -18,7 +18,7 @@ from cases import CASES, Case
 import minigrad as mg
 from minigrad.autograd import Node
 from minigrad.graph import MOST_DRAWN, Graph
-from minigrad.primitive import Plan
+from minigrad.rules import Plan
 
 ROOT = Path(__file__).parent.parent
 SVG = "{http://www.w3.org/2000/svg}"

@@ -88,7 +88,7 @@ def test_every_op_has_a_row():
     # Reached by way of rows of other names.
     helpers = {"cast", "cast_away", "copy", "identity", "last_writes", "cofactors", "det_curvature"}
     helpers |= {"length", "p_norm"}  # vector_norm's
-    helpers |= {"watch"}  # the transforms', which test_transforms.py tests
+    helpers |= {"watch"}  # of the transforms and of fused ops, which test_transforms.py tests
     helpers |= {"enter", "leave", "lift", "sum_over"}  # vmap's: see test_vmap.py
     assert set(OPS) - names - helpers == set()
 

@@ -21,6 +21,7 @@ ORDER = [
     ["backend"],
     ["kernels"],
     ["autograd"],
+    ["rules"],
     ["primitive"],
     ["ops"],
     ["batched"],

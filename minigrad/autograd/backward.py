@@ -75,12 +75,16 @@ def gradients(
             else:
                 xp = numpy_namespace if type(g) is ndarray else _namespace_of(g)
                 saved = node.saved
+            rules = plan.rules
+            if plan.joint:
+                parent = node.parents[0]
+                rules = plan.together(xp, g, node.parents, saved, needed)
             place = -1
             for parent in node.parents:
                 place += 1
                 if needed is not None and parent not in needed:
                     continue
-                gradient = plan.rules[place](xp, g, parent, saved)
+                gradient = rules[place](xp, g, parent, saved)
                 if gradient.shape != parent.shape:
                     gradient = _sum_to(xp, gradient, parent.shape)
                 if gradient.dtype is not parent.dtype and gradient.dtype != parent.dtype:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..backend import Array, Namespace, is_floating
 
 if TYPE_CHECKING:
-    from ..primitive import Plan
+    from ..rules import Plan
 
 
 FREED = object()

@@ -225,7 +225,7 @@ def warn_once(why: str) -> None:
     if not _warned:
         _warned = True
         warn(
-            f"minigrad: kernels are not compiled: {why}. Results are the same, but optimizer steps are "
+            f"minigrad: kernels are not compiled: {why}. Results are the same, but training is "
             "slower. Install a C++ compiler (g++ or clang++), or name it in the environment variable CXX; "
             "MINIGRAD_KERNELS=off turns this message off",
             RuntimeWarning,

@@ -12,7 +12,7 @@ import numpy
 
 from ..backend import in_a_row, of
 from .plan import Plan, handed_out
-from .source import DTYPES, WRITABLE, Kind, parse
+from .source import BLOCK, DTYPES, WRITABLE, Kind, parse
 
 
 class ElementwiseKernel:
@@ -45,6 +45,10 @@ class ElementwiseKernel:
         loop_prep, after_loop: done by each thread before its elements and after them; on a CPU before
             and after each block of them.
         options: for CuPy's compiler alone.
+        cost: how many times as long as the reading and writing of its arrays the text takes: by this the
+            number of threads is chosen on a CPU. By the bytes of its arrays alone if 1, the default.
+        block: how many elements a thread does at a time on a CPU. Where an element stands for much work,
+            such as an image, 1.
         reference: the same in array code, a function of the inputs, or of inputs and outputs if the text
             reads these. It returns the outputs. float16 arrays are given to it as float32.
 
@@ -72,6 +76,8 @@ class ElementwiseKernel:
         after_loop: str = "",
         options: Sequence[str] = (),
         reference: Callable[..., Any] | None = None,
+        cost: float = 1.0,
+        block: int = BLOCK,
     ):
         if not name.isidentifier():
             raise ValueError(f"ElementwiseKernel: a name must be an identifier, got {name!r}")
@@ -79,6 +85,7 @@ class ElementwiseKernel:
         self.preamble, self.loop_prep, self.after_loop = preamble, loop_prep, after_loop
         self.options = tuple(options)
         self.reference = reference
+        self.cost, self.block = cost, block
         self.params = [*parse(in_params, False, name), *parse(out_params, True, name)]
         self.nin = sum(not p.out for p in self.params)
         self.reads_outputs = reference is not None and _takes(reference, len(self.params))

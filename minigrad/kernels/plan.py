@@ -24,6 +24,25 @@ def _wanted() -> bool:
 
 enabled = _wanted()
 
+
+def available() -> bool:
+    """Whether kernels are compiled here: a compiler works, and `MINIGRAD_KERNELS` is not off.
+
+    Where none works, it says so once.
+    """
+    return enabled and _compiler_works()
+
+
+@functools.cache
+def _compiler_works() -> bool:
+    from . import compiler  # which imports a third of what NumPy does
+
+    why = compiler.works()
+    if why is not None:
+        compiler.warn_once(why)
+    return why is None
+
+
 _WORTH_A_THREAD = 10 << 20  # bytes: one core passes over them in about twice the time that a thread takes
 
 
@@ -64,7 +83,7 @@ class Plan:
         lists = len(self._pieces)
         self._packed = functools.cache(lambda count: struct.Struct(f"{code}{lists * count}P{count}n").pack)
         self._dtypes = [id(dtype) for dtype in array_types(kernel.params, kinds).values()]
-        self._bytes = sum(kind.dtype.itemsize for kind in kinds if kind.form != "scalar")
+        self._bytes = sum(kind.dtype.itemsize for kind in kinds if kind.form in ("array", "pieces"))
 
     def _compiled(self) -> tuple[Any, int]:
         """The function, and how many threads may help it; or None."""
@@ -95,7 +114,10 @@ class Plan:
         if self.function is None or not enabled:
             self._by_reference(n, args, stops)
             return
-        threads = 1 + min(n * self._bytes // _WORTH_A_THREAD, self._helpers)
+        threads = 1
+        if self._helpers:
+            work = n * self._bytes + sum(args[place].nbytes for place in self._raw)
+            threads += min(int(work * self.kernel.cost / _WORTH_A_THREAD), self._helpers)
         # Arrays go as the addresses of their objects, which CPython's `id` is, see source.py.
         values = [n, threads, *self._dtypes, *self._scalars(args), *map(id, self._arrays(args))]
         for place in self._raw:

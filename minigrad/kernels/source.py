@@ -375,7 +375,7 @@ def generate(kernel: Any, kinds: Sequence[Kind]) -> str:
                 close_pieces=close_pieces,
                 after_loop=kernel.after_loop,
                 checks="\n    ".join(checks),
-                block=BLOCK,
+                block=kernel.block,
             ),
         ]
     )

@@ -18,7 +18,7 @@ from ..autograd import Memory, Node, Variable, grad_mode, is_grad_enabled, new, 
 from ..autograd.backward import gradients_of
 from ..backend import namespace, of, plain, vmap_depth
 from ..batched import levels_of, union
-from ..primitive import Op, Plan
+from ..rules import Op, Plan
 from . import trees
 from .gradients import check_function
 

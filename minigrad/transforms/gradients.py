@@ -17,7 +17,7 @@ from ..autograd.backward import given_gradient, gradients_of
 from ..backend import is_floating
 from ..nn import Module
 from ..ops import tensor, zeros_like
-from ..primitive import primitive
+from ..primitive import watch
 from ..tensor import Tensor
 from . import trees
 
@@ -35,11 +35,6 @@ class Watched(Leaf):
     def __init__(self, shape: Any, dtype: Any, stands_for: Node | None = None):
         super().__init__(shape, dtype)
         self.stands_for = stands_for  # the parameter's, which has it again when the transform is over
-
-
-@primitive(x=lambda g: g)
-def _watch(xp, x) -> Any:
-    return x
 
 
 class Watch:
@@ -87,7 +82,7 @@ class Watch:
             )
         self.sources.append(source)
         if linking and source.node is not None and not _is_parameter(source):
-            return _watch(source)
+            return watch(source)
         return wrap(source._data, Watched(source.shape, source.dtype, source.node), source.home)
 
     def _move(self, module: Module, places: Iterator[Any]) -> Module:
