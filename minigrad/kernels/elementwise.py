@@ -95,7 +95,7 @@ class ElementwiseKernel:
                 f"{name}: needs an output, and a name of its own for each parameter, got {names}"
             )
         self._plans: dict[tuple[Kind, ...], Plan] = {}
-        self._seen: dict[tuple, Plan] = {}  # by the types of the arguments, for calls without raw or lists
+        self._seen: dict[tuple, Plan] = {}  # by the types of the arguments, for calls without lists
         self._cupy: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class ElementwiseKernel:
                 other or cannot be written to.
             RuntimeError: the text cannot be compiled, or there is neither compiler nor reference.
         """
-        if size is None and (result := self._at_once(args)) is not None:
+        if (result := self._at_once(args, size)) is not None:
             return result
         if any(arg is None or isinstance(arg, numpy.ma.MaskedArray) for arg in args):
             raise TypeError(f"{self.name}: cannot take None or masked arrays")
@@ -140,17 +140,20 @@ class ElementwiseKernel:
 
     # --- NumPy -------------------------------------------------------------------------------------
 
-    def _at_once(self, args: tuple) -> Any:
-        """The result of a call such as there was before, if arrays are of one shape; else None.
+    def _at_once(self, args: tuple, size: int | None) -> Any:
+        """The result of a call such as there was before, if arrays are of one shape or raw; else None.
 
         Most calls are like that, and to look at everything takes longer than a small array does.
         """
         plan = self._seen.get(_types(args))
         if plan is None:
             return None
-        arrays = [a for a in args if type(a) is numpy.ndarray]
-        shape, n = arrays[0].shape, arrays[0].size
-        if n == 0 or any(a.shape != shape for a in arrays):
+        arrays = [args[k] for k in plan.places if k < len(args)]
+        n: Any = arrays[0].size if arrays else size
+        shape = arrays[0].shape if arrays else (n,)
+        if type(n) is not int or n <= 0 or (arrays and size is not None):
+            return None
+        if any(a.shape != shape for a in arrays):
             return None
         outs = list(args[self.nin :]) or [numpy.empty(shape, kind.dtype) for kind in plan.kinds[self.nin :]]
         if any(out.flags.num & WRITABLE != WRITABLE for out in outs):
@@ -185,7 +188,7 @@ class ElementwiseKernel:
                 kind.form == "scalar" or type(a) is numpy.ndarray
                 for kind, a in zip(kinds, args, strict=False)
             ]
-            if all(plain) and not any(p.raw for p in self.params):
+            if all(plain):
                 self._seen[_types(args)] = plan
             for out, temporary in back:
                 out[...] = temporary.reshape(out.shape)

@@ -63,6 +63,7 @@ class Plan:
 
     Attributes:
         function: the compiled loop; None where there is none, and the reference computes.
+        places: which arguments are arrays that lie beside each other, element by element.
     """
 
     def __init__(self, kernel: Any, kinds: tuple[Kind, ...]):
@@ -79,7 +80,7 @@ class Plan:
             for form in ("scalar", "array", "raw", "pieces")
         }
         self._scalars, self._arrays = _taker(of_form["scalar"]), _taker(of_form["array"])
-        self._raw, self._pieces = of_form["raw"], of_form["pieces"]
+        self.places, self._raw, self._pieces = of_form["array"], of_form["raw"], of_form["pieces"]
         lists = len(self._pieces)
         self._packed = functools.cache(lambda count: struct.Struct(f"{code}{lists * count}P{count}n").pack)
         self._dtypes = [id(dtype) for dtype in array_types(kernel.params, kinds).values()]

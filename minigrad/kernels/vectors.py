@@ -1,0 +1,177 @@
+"""C++ for the preambles of kernels: elementary functions that vectorise, and a product of matrices.
+
+`FUNCTIONS` is for both machines. On a CPU a loop over the library's `exp` is done one element at a time; one
+over `fast_exp`, which has no branches and no calls, sixteen at a time where the processor has AVX-512. They
+are for float within 2 ulps (`fast_erf` within 2 ulps of 1), and for double the library's own. The
+coefficients are minimax polynomials, fitted by Lawson's algorithm.
+
+`VECTORS` is for CPUs alone, and for kernels whose type is `T`: vectors `V` of `L` elements, with which
+arithmetic is done as with numbers (an extension of GCC and clang, for any processor), and `matmul`.
+"""
+
+FUNCTIONS = """
+#ifdef __CUDACC__
+#define fast_exp exp
+#define fast_tanh tanh
+#define fast_erf erf
+#else
+
+static inline float _from_bits(int32_t bits) { float x; __builtin_memcpy(&x, &bits, 4); return x; }
+
+// 2^n e^r for |r| <= log(2)/2. The scale is applied in two steps: 2^128 and 2^-149 are no normal floats.
+static inline float fast_exp(float x) {
+    float y = x < -104.0f ? -104.0f : x;
+    y = y > 89.0f ? 89.0f : y;
+    const float n = nearbyint(y * 1.44269504088896341f);
+    const float r = (y - n * 0.693145751953125f) - n * 1.42860677e-6f;
+    float p = 1.381459878757596e-3f;
+    p = p * r + 8.368716575205326e-3f;
+    p = p * r + 4.166838899254799e-2f;
+    p = p * r + 1.666652113199234e-1f;
+    p = p * r + 0.4999999403953552f;
+    p = p * r * r + r + 1.0f;
+    const int32_t whole = static_cast<int32_t>(n), half = whole >> 1;
+    return p * _from_bits((half + 127) << 23) * _from_bits((whole - half + 127) << 23);
+}
+
+static inline float fast_tanh(float x) {
+    const float size = fabs(x), s = x * x;
+    float p = -5.439410451799631e-3f;
+    p = p * s + 2.0397938787937164e-2f;
+    p = p * s - 5.366504192352295e-2f;
+    p = p * s + 1.3330543041229248e-1f;
+    p = p * s - 3.3333247900009155e-1f;
+    const float near = size + size * s * p;
+    const float far = 1.0f - 2.0f / (fast_exp(size + size) + 1.0f);
+    return copysign(size < 0.65f ? near : far, x);
+}
+
+// Near 0 by itself, and from there on by its complement: -log(1 - erf(x)) is almost a parabola.
+static inline float fast_erf(float x) {
+    float size = fabs(x);
+    const float s = x * x;
+    float p = 8.513059583492577e-5f;
+    p = p * s - 8.175628609023988e-4f;
+    p = p * s + 5.203858017921448e-3f;
+    p = p * s - 2.686050720512867e-2f;
+    p = p * s + 1.1283715069293976e-1f;
+    p = p * s - 3.7612634897232056e-1f;
+    p = p * s + 1.128379225730896f;
+    const float limited = size > 4.0f ? 4.0f : size;
+    float q = 2.0909355953335762e-5f;
+    q = q * limited - 4.3230075971223414e-4f;
+    q = q * limited + 4.160516429692507e-3f;
+    q = q * limited - 2.5091469287872314e-2f;
+    q = q * limited + 1.0823658108711243e-1f;
+    q = q * limited + 6.333866715431213e-1f;
+    q = q * limited + 1.1294951438903809f;
+    q = q * limited - 1.7054857744369656e-4f;
+    const float far = 1.0f - fast_exp(-q);
+    return size < 0.9f ? x * p : copysign(far, x);
+}
+
+static inline double fast_exp(double x) { return exp(x); }
+static inline double fast_tanh(double x) { return tanh(x); }
+static inline double fast_erf(double x) { return erf(x); }
+#endif
+
+template <typename A> static __forceinline__ __device__ A sigmoid(A x) {
+    return A(1) / (A(1) + fast_exp(-x));
+}
+"""
+
+VECTORS = (
+    FUNCTIONS
+    + """
+#if defined(__AVX512F__)
+enum { BYTES = 64, ROWS = 8, WIDE = 3 };  // what the registers hold of a result: 8 rows of 3 vectors
+#elif defined(__AVX__)
+enum { BYTES = 32, ROWS = 6, WIDE = 2 };
+#else
+enum { BYTES = 16, ROWS = 4, WIDE = 2 };
+#endif
+typedef T V __attribute__((vector_size(BYTES)));
+enum { L = BYTES / sizeof(T), PANEL = WIDE * L, DEPTH = 256 };  // a panel of B stays in the nearest cache
+
+static inline V load(const T* p) { V v; __builtin_memcpy(&v, p, sizeof v); return v; }
+static inline void store(T* p, V v) { __builtin_memcpy(p, &v, sizeof v); }
+
+// B[k][n] in the order in which `matmul_packed` reads it: panels of WIDE vectors, the last filled up with 0.
+static inline ptrdiff_t packed_size(ptrdiff_t n, ptrdiff_t k) { return (n + PANEL - 1) / PANEL * PANEL * k; }
+
+static inline void pack(ptrdiff_t n, ptrdiff_t k, const T* b, ptrdiff_t b_row, ptrdiff_t b_column, T* out) {
+    for (ptrdiff_t j = 0; j < n; j += PANEL) {
+        const ptrdiff_t width = std::min<ptrdiff_t>(PANEL, n - j);
+        for (ptrdiff_t p = 0; p < k; ++p, out += PANEL) {
+            const T* from = b + p * b_row + j * b_column;
+            if (b_column == 1) for (ptrdiff_t c = 0; c < width; ++c) out[c] = from[c];
+            else for (ptrdiff_t c = 0; c < width; ++c) out[c] = from[c * b_column];
+            for (ptrdiff_t c = width; c < PANEL; ++c) out[c] = 0;
+        }
+    }
+}
+
+template <bool add, int M>
+static inline void _tile(ptrdiff_t k, const T* a, ptrdiff_t a_row, ptrdiff_t a_column, const T* b,
+                         T* c, ptrdiff_t c_row, ptrdiff_t width) {
+    V sum[M][WIDE] = {};
+    for (ptrdiff_t p = 0; p < k; ++p) {
+        V line[WIDE];
+#pragma GCC unroll 8
+        for (int w = 0; w < WIDE; ++w) line[w] = load(b + p * PANEL + w * L);
+#pragma GCC unroll 8
+        for (int r = 0; r < M; ++r) {
+            const T x = a[r * a_row + p * a_column];
+#pragma GCC unroll 8
+            for (int w = 0; w < WIDE; ++w) sum[r][w] += x * line[w];
+        }
+    }
+    for (int r = 0; r < M; ++r, c += c_row) {
+        T rest[PANEL];
+        T* to = width == PANEL ? c : rest;
+        if (add && width < PANEL) for (ptrdiff_t j = 0; j < width; ++j) rest[j] = c[j];
+#pragma GCC unroll 8
+        for (int w = 0; w < WIDE; ++w) store(to + w * L, add ? load(to + w * L) + sum[r][w] : sum[r][w]);
+        if (width < PANEL) for (ptrdiff_t j = 0; j < width; ++j) c[j] = rest[j];
+    }
+}
+
+template <bool add, int M>
+static inline void _tiles(ptrdiff_t m, ptrdiff_t k, const T* a, ptrdiff_t a_row, ptrdiff_t a_column,
+                          const T* b, T* c, ptrdiff_t c_row, ptrdiff_t width) {
+    for (; m >= M; m -= M, a += M * a_row, c += M * c_row)
+        _tile<add, M>(k, a, a_row, a_column, b, c, c_row, width);
+    if constexpr (M > 1) if (m) _tiles<add, M - 1>(m, k, a, a_row, a_column, b, c, c_row, width);
+}
+
+// C[m][n] = A[m][k] B[k][n], or with `add` C += A B, on one thread; A has any strides, the rows of C lie
+// c_row apart, and B is packed.
+template <bool add>
+static inline void matmul_packed(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const T* a, ptrdiff_t a_row,
+                                 ptrdiff_t a_column, const T* b, T* c, ptrdiff_t c_row) {
+    for (ptrdiff_t j = 0; j < n; j += PANEL, b += k * PANEL)
+        _tiles<add, ROWS>(m, k, a, a_row, a_column, b, c + j, c_row, std::min<ptrdiff_t>(PANEL, n - j));
+}
+
+// The same for a B of any strides, which is packed piece by piece.
+template <bool add>
+static inline void matmul(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const T* a, ptrdiff_t a_row,
+                          ptrdiff_t a_column, const T* b, ptrdiff_t b_row, ptrdiff_t b_column, T* c,
+                          ptrdiff_t c_row) {
+    T packed[DEPTH * PANEL];
+    for (ptrdiff_t j = 0; j < n; j += PANEL) {
+        const ptrdiff_t width = std::min<ptrdiff_t>(PANEL, n - j);
+        ptrdiff_t p = 0;
+        do {
+            const ptrdiff_t depth = std::min<ptrdiff_t>(DEPTH, k - p);
+            pack(width, depth, b + p * b_row + j * b_column, b_row, b_column, packed);
+            if (add || p)
+                _tiles<true, ROWS>(m, depth, a + p * a_column, a_row, a_column, packed, c + j, c_row, width);
+            else
+                _tiles<false, ROWS>(m, depth, a, a_row, a_column, packed, c + j, c_row, width);
+            p += DEPTH;
+        } while (p < k);
+    }
+}
+"""
+)
