@@ -2,10 +2,12 @@
 
 from . import functional, init
 from .layers import GELU, Dropout, Flatten, Linear, ReLU, Sequential, Tanh
-from .module import Module, Parameter
+from .module import Module
+from .parameter import Buffer, Parameter
 
 __all__ = [
     "GELU",
+    "Buffer",
     "Dropout",
     "Flatten",
     "Linear",

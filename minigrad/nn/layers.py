@@ -7,7 +7,8 @@ from typing import Any
 from .. import ops
 from ..tensor import Tensor
 from . import functional, init
-from .module import Module, Parameter
+from .module import Module
+from .parameter import Parameter
 
 
 class Linear(Module):

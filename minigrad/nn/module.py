@@ -1,32 +1,25 @@
 """Modules: layers with their parameters, which nest."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from os import PathLike
+from typing import Any, Self, TypeVar
 
 import numpy
 
-from ..backend import is_floating
-from ..ops import asarray, tensor, zeros_like
+from ..backend import is_floating, of
+from ..ops import zeros_like
 from ..tensor import Tensor
+from . import state
+from .parameter import Buffer, Parameter
 
-
-class Parameter(Tensor):
-    """A tensor that a module learns: it requires gradients, and `Module.parameters` finds it."""
-
-    __slots__ = ()
-
-    def __init__(self, data: Any, dtype: Any = None, requires_grad: bool = True, device: str | None = None):
-        super().__init__(data, dtype, requires_grad, device)
-
-    def __repr__(self) -> str:
-        return f"Parameter({super().__repr__()})"
+T = TypeVar("T", Parameter, Buffer)
 
 
 class Module:
-    """A part of a net: parameters, other modules, and a `forward` method that computes with them.
+    """A part of a net: parameters, buffers, other modules, and a `forward` method that computes with them.
 
-    Whatever is assigned to an attribute is found: parameters, modules, and lists, tuples or dicts of
-    them. (torch finds modules in a list only if it is a `ModuleList`.)
+    Whatever is assigned to an attribute is found: parameters, buffers, modules, and lists, tuples or dicts
+    of them. (torch finds modules in a list only if it is a `ModuleList`.)
 
     >>> import minigrad as mg
     >>> class Scale(mg.nn.Module):
@@ -44,8 +37,12 @@ class Module:
     training = True
 
     def __setattr__(self, name: str, value: Any) -> None:
-        lost = isinstance(vars(self).get(name), Parameter) and isinstance(value, Tensor)
-        if lost and not isinstance(value, Parameter):
+        old = vars(self).get(name)
+        if isinstance(old, Buffer) and value is not None and not isinstance(value, Buffer):
+            old.assign(value)
+            return
+        is_array = isinstance(value, Tensor) or of(value) is not None
+        if isinstance(old, Parameter) and is_array and not isinstance(value, Parameter):
             raise TypeError(
                 f"{type(self).__name__}.{name} is a parameter and would be lost: assign a Parameter, or "
                 f"change its value, with {name}.data = … or, under no_grad(), {name}[...] = …"
@@ -86,69 +83,97 @@ class Module:
             inside = [(f"{name}.{child}" if name else child, m) for child, m in module.named_children()]
             pending.extend(reversed(inside))
 
-    def _all_names(
-        self, prefix: str = "", above: tuple["Module", ...] = ()
-    ) -> Iterator[tuple[str, Parameter]]:
-        """Every name of every parameter: a shared one comes up under each of its names."""
+    def all_named(
+        self, kind: type[T], recurse: bool = True, prefix: str = "", above: tuple["Module", ...] = ()
+    ) -> Iterator[tuple[str, T]]:
+        """Every name of every tensor of a kind, `Parameter` or `Buffer`: a shared one has several."""
         for name, value in _attributes(vars(self)):
-            if isinstance(value, Parameter):
+            if isinstance(value, kind):
                 yield prefix + name, value
-            elif isinstance(value, Module) and value not in above:  # which would go round for ever
-                yield from value._all_names(f"{prefix}{name}.", (*above, self))
+            # Modules that point at each other would go round for ever.
+            elif recurse and isinstance(value, Module) and value not in above:
+                yield from value.all_named(kind, True, f"{prefix}{name}.", (*above, self))
 
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """All parameters with their dotted names; a shared one once, under its first name."""
-        seen: set[int] = set()
-        for name, parameter in self._all_names():
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield name, parameter
+    def named_parameters(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with their dotted names; a shared one once, under its first name.
 
-    def parameters(self) -> Iterator[Parameter]:
-        """All parameters, each once."""
-        return (parameter for _, parameter in self.named_parameters())
+        With `recurse=False` only those of this module itself.
+        """
+        return _each_once(self.all_named(Parameter, recurse, f"{prefix}." if prefix else ""))
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """All parameters, each once; with `recurse=False` only those of this module itself."""
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
+
+    def named_buffers(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Buffer]]:
+        """All buffers with their dotted names, as `named_parameters` does it."""
+        return _each_once(self.all_named(Buffer, recurse, f"{prefix}." if prefix else ""))
+
+    def buffers(self, recurse: bool = True) -> Iterator[Buffer]:
+        """All buffers, each once; with `recurse=False` only those of this module itself."""
+        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """What `self.name = param` does, under a name that is not taken yet."""
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(f"register_parameter: {name!r} must be a Parameter, got {type(param).__name__}")
+        self._register("register_parameter", name, param)
+
+    def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
+        """What `self.name = Buffer(tensor)` does, under a name that is not taken yet; None is none at all.
+
+        The state dict leaves out a buffer that is not `persistent`. (In torch a tensor that is assigned
+        in place of None later becomes a buffer.)
+        """
+        value = tensor if tensor is None else Buffer(tensor, persistent=persistent)
+        self._register("register_buffer", name, value)
+
+    def _register(self, op: str, name: str, value: Any) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"{op}: a name must be a str, got {type(name).__name__}")
+        if not name or "." in name:
+            raise KeyError(f"{op}: a name must not be empty nor have a dot in it, got {name!r}")
+        if hasattr(self, name):
+            raise KeyError(f"{op}: {type(self).__name__} has an attribute {name!r} already")
+        setattr(self, name, value)
 
     # --- state -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, numpy.ndarray]:
-        """A copy of every parameter by name, as NumPy arrays from whichever device.
+        """A copy of every parameter and persistent buffer by name, as NumPy arrays from whichever device.
 
-        (torch gives tensors, and the parameters' own memory.) It can be saved as it is, with
-        `safetensors.numpy.save_file` or `numpy.savez`.
+        (torch gives tensors, and the module's own memory.) It can be saved as it is, with
+        `safetensors.numpy.save_file` or `numpy.savez`; `{k: torch.from_numpy(a) for k, a in …}` is what
+        torch's `load_state_dict` takes.
         """
-        return {name: parameter.detach().numpy() for name, parameter in self._all_names()}
+        return state.gathered(self)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
-        """Set the parameters to copies of the tensors or arrays of these names.
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any] | str | PathLike[str], strict: bool = True
+    ) -> state.IncompatibleKeys:
+        """Set parameters and persistent buffers to copies of the values of these names.
 
-        All is checked first: after an error no parameter has changed. Values are converted to the
-        dtypes and devices of the parameters.
+        All is checked first: after an error nothing has changed. Values are converted to the dtypes and
+        devices that are there. A `num_batches_tracked` may be missing, as in torch: old files have none.
+
+        Args:
+            state_dict: tensors or arrays by name, from here or from torch; or the path of a file of them
+                in the safetensors format.
+            strict: raise an error if names are missing or unexpected, rather than load what fits.
+
+        Returns the names `(missing_keys, unexpected_keys)`.
 
         Raises:
             KeyError: with `strict`, names are missing or unexpected.
             ValueError: a shape is another.
         """
-        own = dict(self._all_names())
-        missing = [name for name in own if name not in state_dict]
-        unexpected = [name for name in state_dict if name not in own]
-        if strict and (missing or unexpected):
-            raise KeyError(
-                f"load_state_dict: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}; "
-                "strict=False loads what fits by name"
-            )
-        arrays = {name: asarray(state_dict[name])._data for name in own if name in state_dict}
-        wrong = [
-            f"{name}: {tuple(array.shape)} instead of {own[name].shape}"
-            for name, array in arrays.items()
-            if tuple(array.shape) != own[name].shape
-        ]
-        if wrong:
-            raise ValueError("load_state_dict: shapes differ, " + "; ".join(wrong))
-        for name, array in arrays.items():
-            own[name].data = tensor(array, dtype=own[name].dtype, device=own[name].device)
+        return state.loaded(self, state_dict, strict)
 
     def to(self, target: Any) -> Self:
-        """Move the parameters to a device (`'numpy'`, `'cupy'`) or make them a float dtype, in place."""
+        """Move parameters and buffers to a device (`'numpy'`, `'cupy'`) or make them a float dtype, in place.
+
+        Buffers of integers keep their dtype.
+        """
         if not isinstance(target, str) and not is_floating(target):
             raise TypeError(f"to: parameters are floating-point numbers, and cannot be made {target}")
         for parameter in self.parameters():
@@ -156,6 +181,9 @@ class Module:
             parameter.data = parameter.detach().to(target)
             if grad is not None and parameter.requires_grad:
                 parameter.grad = grad.detach().to(target)
+        for buffer in self.buffers():
+            if isinstance(target, str) or is_floating(buffer.dtype):
+                buffer.data = buffer.detach().to(target)
         return self
 
     def train(self, mode: bool = True) -> Self:
@@ -204,3 +232,11 @@ def _attributes(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             )
         else:
             yield name, value
+
+
+def _each_once(named: Iterator[tuple[str, T]]) -> Iterator[tuple[str, T]]:
+    seen: set[int] = set()
+    for name, tensor in named:
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor
