@@ -34,7 +34,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy
 
-from .autograd import Memory, Node, Variable, grad_enabled, grad_mode, new, next_number, outside, wrap
+from .autograd import Leaf, Memory, Node, Variable, grad_enabled, grad_mode, new, next_number, outside, wrap
 from .autograd.backward import gradients_of
 from .backend import SCALARS, Array, Namespace, namespace, numpy_namespace, of, plain
 from .rules import Op, Plan, compiled, parameters_of
@@ -447,14 +447,21 @@ def watch(xp, x) -> Any:
 def through_reference(
     reference: Callable[..., Any], g: Any, wanted: Iterable[str], **arguments: Any
 ) -> dict[str, Any]:
-    """The gradients that are `wanted` of a fused op, as tensors that can be differentiated again.
+    """The gradients that are `wanted` of a fused op where its kernel cannot give them: for higher orders,
+    where `g` and the arguments are tensors, or inside `vmap`.
 
     `reference` composes of other ops what the fused one computes at once. It is run on the `arguments`,
-    tensors and settings by name, and differentiated: so a fused op needs one formula for all orders.
+    tensors or arrays and settings by name, and differentiated: so a fused op needs one formula for all.
     """
-    # One tensor may be several of the inputs: each gets a place of its own in the graph.
-    inputs = {name: watch(arguments[name]) for name in wanted}
+    again = isinstance(g, Variable)
+    inputs = {}
+    for name in wanted:
+        x = arguments[name]
+        # One tensor may be several of the inputs: each gets a place of its own in the graph.
+        inputs[name] = watch(x) if again else wrap(x, Leaf(x.shape, x.dtype))
+    arguments |= inputs
     with grad_mode(True):
-        out = reference(**{**arguments, **inputs})
+        out = reference(**{k: v if of(v) is None else wrap(v) for k, v in arguments.items()})
     nodes = [x.node for x in inputs.values()]
-    return dict(zip(inputs, gradients_of([out], [g], nodes, True, True, stop=True), strict=True))
+    found = gradients_of([out], [g if again else wrap(g)], nodes, again, again, stop=True)
+    return dict(zip(inputs, found if again else [x._data for x in found], strict=True))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
+from minigrad.nn import functional
 from minigrad.nn.functional import cross_entropy
 
 
@@ -284,7 +285,7 @@ def softmax(x: np.ndarray, axis: int) -> np.ndarray:
 
 
 for axis in (0, -1):
-    row("softmax", real(3, 4), settings={"axis": axis}, numpy=softmax)
+    row("softmax", real(3, 4), settings={"axis": axis}, numpy=softmax, ulps=16)
     row("log_softmax", real(3, 4), settings={"axis": axis}, numpy=lambda x, axis: np.log(softmax(x, axis)))
 
 
@@ -964,7 +965,7 @@ def numpy_cross_entropy(x: np.ndarray, reduction: str, smoothing: float) -> np.n
 TARGET = np.array([2, 0, 1])
 for reduction, smoothing in (("mean", 0.0), ("sum", 0.1), ("none", 0.3)):
     row(
-        "cross_entropy_of",
+        "cross_entropy_rows",
         real(3, 4),
         minigrad=lambda x, r=reduction, s=smoothing: cross_entropy(
             x, mg.tensor(TARGET, device=x.device), reduction=r, label_smoothing=s
@@ -1066,14 +1067,60 @@ for a, b in (((), (2, 3)), ((2, 1, 3), (2, 4, 3))):
     row("broadcast_to", real(*a), settings={"shape": b}, torch=lambda x, shape: x.expand(shape))
     row("where", bools(*b), real(*a), real(*b))
     row("outer", real(*b[:1]), real(*b[1:2]))
-for shape, axis in (((4,), 0), ((2, 4, 2), 1)):
+for shape, axis in (((4,), 0), ((2, 4, 2), 1), ((3, 4, 1), 1), ((5, 4), 1), ((1, 4), 1)):
     target = np.arange(int(np.prod(shape)) // 4).reshape(shape[:axis] + shape[axis + 1 :]) % 4
     row(
-        "cross_entropy_of",
+        "cross_entropy_rows" if len(shape) == 2 else "cross_entropy_of",
         real(*shape),
         minigrad=lambda x, t=target: cross_entropy(x, mg.tensor(t, device=x.device), reduction="sum"),
         numpy=lambda x, t=target, a=axis: (
             -np.sum(np.take_along_axis(np.log(softmax(x, a)), np.expand_dims(t, a), a))
         ),
+        torch=None,
+    )
+
+
+# --- normalization -----------------------------------------------------------------------------------
+
+
+def numpy_norm(axes: Callable[[np.ndarray], Any], centred: bool = True) -> Callable[..., np.ndarray]:
+    """Normalization over the axes that are chosen for x, with a weight and a bias that broadcast."""
+
+    def normalized(x: np.ndarray, weight: np.ndarray, bias: Any = 0.0) -> np.ndarray:
+        x = x - x.mean(axes(x), keepdims=True) if centred else x
+        along = (-1, *[1] * (x.ndim - 2)) if axes(x) != -1 else (-1,)
+        x = x / np.sqrt(np.mean(x**2, axes(x), keepdims=True) + 1e-5)
+        return x * weight.reshape(along) + (bias.reshape(along) if isinstance(bias, np.ndarray) else bias)
+
+    return normalized
+
+
+for shape in ((3, 5), (2, 3, 4), (6,)):
+    m = shape[-1]
+    row(
+        "layer_norm",
+        real(*shape),
+        real(m),
+        real(m),
+        minigrad=lambda x, w, b: functional.layer_norm(x, x.shape[-1], w, b),
+        numpy=numpy_norm(lambda x: -1),
+        torch=None,  # see test_normalization.py
+    )
+    row(
+        "rms_norm",
+        real(*shape),
+        real(m),
+        minigrad=lambda x, w: functional.rms_norm(x, x.shape[-1], w, 1e-5),
+        numpy=numpy_norm(lambda x: -1, centred=False),
+        torch=None,
+    )
+for shape in ((3, 2, 4), (2, 3, 2, 2), (4, 1, 3)):
+    row(
+        "batch_norm",
+        real(*shape),
+        real(shape[1]),
+        real(shape[1]),
+        minigrad=lambda x, w, b: functional.batch_norm(x, None, None, w, b, training=True),
+        numpy=numpy_norm(lambda x: (0, *range(2, x.ndim))),
         torch=None,
     )

@@ -112,6 +112,16 @@ def ptx(kernel: Any, types: dict[str, Any], arch: int, arrays: Collection[str] |
         return core.compile_with_cache(source, tuple(kernel.options), arch=str(arch)).program.decode()
 
 
+def compiled(source: str, name: str, arch: int) -> str:
+    """The PTX of CUDA source as `cupy.RawKernel` would have it compiled."""
+    require()
+    from cupy.cuda import compiler  # pyright: ignore[reportMissingImports]
+
+    options = ("--std=c++17", f"-arch=compute_{arch}")
+    program, _ = compiler._NVRTCProgram(source, f"{name}.cu").compile(options)
+    return program.decode()
+
+
 def traffic(program: str) -> tuple[int, int]:
     """How many numbers `program` (PTX) loads from global memory and stores to it, per element.
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import nvrtc
 import pytest
+from test_rows import row_kernels
 
 import minigrad
 from minigrad.kernels import ElementwiseKernel
@@ -33,6 +34,7 @@ def kernels() -> dict[str, ElementwiseKernel]:
 
 
 KERNELS = kernels()
+ROW_KERNELS = row_kernels()
 
 
 def test_there_are_kernels():
@@ -59,6 +61,15 @@ def dtypes(kernel: Any) -> list[dict[str, str]]:
     letters = nvrtc.placeholders(kernel)
     choices = [{k: v for k, v in zip("PT", types, strict=True) if k in letters} for types in TYPES]
     return [choice for i, choice in enumerate(choices) if choice not in choices[:i]]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("cpp", ["float", "double"])
+@pytest.mark.parametrize("kernel", ROW_KERNELS.values(), ids=list(ROW_KERNELS))
+def test_row_kernels_compile(compiler, kernel, cpp, arch):
+    program = nvrtc.compiled(kernel.source(cpp), kernel.name, arch)
+    assert f".entry {kernel.name}(" in program
+    assert f".target sm_{arch}" in program
 
 
 @pytest.mark.parametrize("arch", ARCHS)

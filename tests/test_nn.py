@@ -310,7 +310,7 @@ def test_cross_entropy_by_its_formula():
 @pytest.mark.parametrize(
     ("input", "target", "how", "error", "message"),
     [
-        (mg.zeros((2, 3)), mg.tensor([0, 3]), {}, IndexError, "index 3 is out of bounds.*from 0"),
+        (mg.zeros((2, 3)), mg.tensor([0, 3]), {}, IndexError, "from 0 to 2, got 0 to 3"),
         (mg.zeros((2, 3)), mg.tensor([0, -1]), {}, IndexError, "from 0 to 2, got -1 to 0"),
         (mg.zeros((2, 3)), mg.tensor([0]), {}, ValueError, r"\(1,\) for input \(2, 3\)"),
         (mg.zeros((2, 3)), mg.zeros((2, 2)), {}, ValueError, r"\(2, 2\) and \(2, 3\)"),

@@ -1,6 +1,7 @@
-"""Kernels: one text of C++ for an element, run over NumPy arrays by the CPU and over CuPy's by the GPU."""
+"""Kernels: one text of C++ for an element or a row, over NumPy's arrays and over CuPy's."""
 
 from .elementwise import ElementwiseKernel
-from .plan import available
+from .plan import available, fits
+from .rows import RowKernel
 
-__all__ = ["ElementwiseKernel", "available"]
+__all__ = ["ElementwiseKernel", "RowKernel", "available", "fits"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy
 
+from ..backend import of, plain
 from .source import BLOCK, HALF, SOUND, Kind, Param, array_types, generate, layout
 
 
@@ -31,6 +32,17 @@ def available() -> bool:
     Where none works, it says so once.
     """
     return enabled and _compiler_works()
+
+
+def fits(x: Any) -> bool:
+    """Whether kernels run on arrays such as x: NumPy's where they are compiled, or CuPy's; not empty, and of
+    float32 or float64."""
+    if type(x) is not numpy.ndarray:
+        backend = of(x)
+        if backend is None or backend.name != "cupy" or plain(x) is not x:
+            return False
+        return x.dtype.char in "fd" and x.size > 0
+    return x.dtype.char in "fd" and x.size > 0 and available()
 
 
 @functools.cache

@@ -76,7 +76,8 @@ static inline double fast_erf(double x) { return erf(x); }
 #endif
 
 template <typename A> static __forceinline__ __device__ A sigmoid(A x) {
-    return A(1) / (A(1) + fast_exp(-x));
+    const A e = fast_exp(x < 0 ? x : -x);  // which cannot overflow
+    return (x < 0 ? e : A(1)) / (A(1) + e);
 }
 """
 

@@ -3,23 +3,25 @@
 import math
 from typing import Any
 
-import numpy
-
 from .. import ops, random
 from ..autograd import wrap
 from ..backend import is_floating, is_integer, namespace, plain
 from ..ops import gelu, linear, relu, sigmoid, silu, softplus, tanh
-from ..ops.indexing import grid
 from ..ops.losses import cross_entropy_of
+from ..ops.normalization import batch_norm, group_norm, layer_norm, rms_norm
 from ..tensor import Tensor
 
 __all__ = [
+    "batch_norm",
     "cross_entropy",
     "dropout",
     "gelu",
+    "group_norm",
+    "layer_norm",
     "linear",
     "mse_loss",
     "relu",
+    "rms_norm",
     "sigmoid",
     "silu",
     "softplus",
@@ -98,10 +100,7 @@ def cross_entropy(
     if plain(target._data) is not target._data:  # inside vmap
         input = target._data.take_in(input)
     factor = -1.0 if reduction != "mean" else -1 / target.size if target.size else math.nan
-    # In the place of the scores in the graph: see cross_entropy_of.
-    log_p = wrap(ops.log_softmax(input._data, axis), input.node)
-    key = grid(target._data, axis, inserted=True)
-    return cross_entropy_of(log_p, key, axis, factor, label_smoothing, reduction != "none")
+    return cross_entropy_of(input, target._data, axis, factor, label_smoothing, reduction != "none")
 
 
 def _check_classes(target: Tensor, shape: tuple[int, ...], axis: int) -> None:
@@ -112,12 +111,10 @@ def _check_classes(target: Tensor, shape: tuple[int, ...], axis: int) -> None:
         )
     if not is_integer(target.dtype):
         raise TypeError(f"cross_entropy: class indices must be integers, got {target.dtype}")
-    # An array library reads a negative index from the end, and CuPy one that is too large, too.
+    # An array library reads a negative index from the end, and CuPy and kernels one that is too large.
     array = plain(target._data)  # inside vmap that of all examples
     xp = namespace("cross_entropy", [array])
-    if array.size and (
-        xp.min(array) < 0 or (not isinstance(array, numpy.ndarray) and xp.max(array) >= shape[axis])
-    ):
+    if array.size and (xp.min(array) < 0 or xp.max(array) >= shape[axis]):
         raise IndexError(
             f"cross_entropy: class indices must be from 0 to {shape[axis] - 1}, got "
             f"{array.min()} to {array.max()}"

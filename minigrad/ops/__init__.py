@@ -152,13 +152,11 @@ from .reductions import (
     argmax,
     argmin,
     count_nonzero,
-    log_softmax,
     logsumexp,
     max,
     mean,
     min,
     prod,
-    softmax,
     std,
     sum,
     var,
@@ -193,6 +191,7 @@ from .shaping import (
     tril,
     triu,
 )
+from .softmax import log_softmax, softmax
 from .sorting import (
     argsort,
     median,

@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 from ..backend import cast
+from ..kernels import ElementwiseKernel, fits
+from ..kernels.vectors import FUNCTIONS
 from ..primitive import elementwise, primitive
 
 _SQRT_HALF = math.sqrt(0.5)
@@ -11,20 +13,56 @@ _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 _ONE_OVER_SQRT_TAU = 1 / math.sqrt(2 * math.pi)
 
 
-@elementwise(
-    lambda xp, x: xp.maximum(x, 0),
-    x=lambda xp, g, out: xp.where(out <= 0, 0.0, g),
+_RELU_DX = ElementwiseKernel("T g, T y", "T dx", "dx = y <= 0 ? T(0) : g", "relu_dx")
+_SIGMOID = ElementwiseKernel("T x", "T y", "y = sigmoid(x)", "sigmoid_of", preamble=FUNCTIONS, cost=3)
+_SILU = ElementwiseKernel("T x", "T y", "y = x * sigmoid(x)", "silu", preamble=FUNCTIONS, cost=3)
+_SILU_DX = ElementwiseKernel(
+    "T g, T x",
+    "T dx",
+    "const T s = sigmoid(x); dx = g * (s * (1 + x * (1 - s)))",
+    "silu_dx",
+    preamble=FUNCTIONS,
+    cost=3,
 )
+_GELU = ElementwiseKernel(
+    "T x",
+    "T y",
+    "y = x * (T(0.5) * (1 + fast_erf(x * T(0.70710678118654752440))))",
+    "gelu",
+    preamble=FUNCTIONS,
+    cost=5,
+)
+_GELU_DX = ElementwiseKernel(
+    "T g, T x",
+    "T dx",
+    """
+    const T cdf = T(0.5) * (1 + fast_erf(x * T(0.70710678118654752440)));
+    dx = g * (cdf + x * fast_exp(T(-0.5) * x * x) * T(0.39894228040143267794));
+    """,
+    "gelu_dx",
+    preamble=FUNCTIONS,
+    cost=5,
+)
+
+
+def _relu_dx(xp, g, out):
+    return _RELU_DX(g, out) if fits(g) else xp.where(out <= 0, 0.0, g)
+
+
+@elementwise(lambda xp, x: xp.maximum(x, 0), x=_relu_dx)
 def relu(x) -> Any:
     """The larger of x and 0. Its derivative at 0 is taken as 0; the gradient passes NaN. Both as in torch."""
 
 
-@elementwise(
-    lambda xp, x: xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(xp.abs(x) * -1.0)),
-    x=lambda g, out: g * out * (1 - out),
-)
+def _sigmoid(xp, x):
+    if fits(x):
+        return _SIGMOID(x)
+    return xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(xp.abs(x) * -1.0))  # without overflow
+
+
+@elementwise(_sigmoid, x=lambda g, out: g * out * (1 - out))
 def sigmoid(x) -> Any:
-    """1 / (1 + exp(-x)), without overflow."""
+    """1 / (1 + exp(-x))."""
 
 
 @primitive(x=lambda g, x: g * sigmoid(x))
@@ -33,24 +71,32 @@ def softplus(xp, x) -> Any:
     return xp.maximum(x, 0) + xp.log1p(xp.exp(xp.abs(x) * -1.0))  # unsigned integers have no -x
 
 
-@primitive(x=lambda g, x: g * _silu_slope(x))
+def _silu_dx(g, x):
+    if fits(g):
+        return _SILU_DX(g, x)
+    s = sigmoid(x)
+    return g * (s * (1 + x * (1 - s)))
+
+
+@primitive(x=_silu_dx)
 def silu(xp, x) -> Any:
     """x * sigmoid(x), also called swish. Of -inf it is NaN, 0 * inf, as in torch."""
-    return x * sigmoid(x)
+    return _SILU(x) if fits(x) else x * sigmoid(x)
 
 
-def _silu_slope(x):
-    s = sigmoid(x)
-    return s * (1 + x * (1 - s))
+def _gelu_dx(xp, g, x):
+    if fits(g):
+        return _GELU_DX(g, x)
+    return g * (_normal_cdf(x) + x * xp.exp(-0.5 * x * x) * _ONE_OVER_SQRT_TAU)
 
 
-@primitive(x=lambda xp, g, x: g * (_normal_cdf(x) + x * xp.exp(-0.5 * x * x) * _ONE_OVER_SQRT_TAU))
+@primitive(x=_gelu_dx)
 def gelu(xp, x) -> Any:
     """x times the normal distribution function of x (Hendrycks and Gimpel, 2016), the exact form.
 
     Of -inf it is NaN, 0 * inf, as in torch.
     """
-    return x * _normal_cdf(x)
+    return _GELU(x) if fits(x) else x * _normal_cdf(x)
 
 
 def _normal_cdf(x):

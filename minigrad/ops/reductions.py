@@ -240,27 +240,3 @@ def logsumexp(xp, x, axis=None, keepdims=False) -> Any:
     top = _finite(xp, xp.max(x, axis=axis, keepdims=True)) * 1.0  # from which integers cannot overflow
     total = xp.sum(xp.exp(x - top), axis=axis, keepdims=keepdims)
     return xp.log(total) + xp.reshape(top, total.shape)
-
-
-@primitive(x=lambda xp, g, out, axis: out * (g - xp.sum(g * out, axis=axis, keepdims=True)))
-def softmax(xp, x, axis=-1) -> Any:
-    """exp(x) / sum(exp(x)) along `axis`, by default the last.
-
-    Elements of -inf get 0, and no gradient: so they mask. Of nothing but -inf the result is NaN, 0/0, as
-    in torch; so it is beside infinity or NaN.
-    """
-    e = xp.exp(x - xp.max(x, axis=axis, keepdims=True) * 1.0)  # small integers would overflow
-    e /= xp.sum(e, axis=axis, keepdims=True)
-    return e
-
-
-@primitive(x=lambda xp, g, out, axis: g - xp.exp(out) * xp.sum(g, axis=axis, keepdims=True))
-def log_softmax(xp, x, axis=-1) -> Any:
-    """log(softmax(x)) along `axis`, by default the last: exact where softmax would round to 0.
-
-    Elements of -inf stay that, and do not count for the others. Of nothing but -inf the result is NaN, as
-    it is beside infinity or NaN.
-    """
-    shifted = x - xp.max(x, axis=axis, keepdims=True) * 1.0  # as in softmax
-    shifted -= xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
-    return shifted
