@@ -1,5 +1,10 @@
-"""Feeding data to a training loop."""
+"""Reading data, and feeding it to a training loop."""
 
+import gzip
+import math
+import os
+import struct
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,3 +78,39 @@ class batches:  # noqa: N801 - it is used as a function
         if isinstance(array, Tensor) and array.device != "numpy":
             return array[Tensor(rows, device=array.device)]
         return array[rows]
+
+
+_IDX_DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+
+def read_idx(path: str | os.PathLike[str]) -> numpy.ndarray:
+    """The array in an IDX file, the format of MNIST, gzipped or not.
+
+    The format: two bytes of 0, one for the type, one for the number of axes; the lengths of these, each in
+    four bytes; and the elements in C order. All is big-endian.
+
+    Raises:
+        ValueError: it is no such file, or it is longer or shorter than it says.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"read_idx: {path} is a damaged gzip file: {error}") from error
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_DTYPES:
+        raise ValueError(f"read_idx: {path} is no IDX file: it begins with {content[:4]!r}")
+    dtype, ndim = numpy.dtype(_IDX_DTYPES[content[2]]), content[3]
+    start = 4 + 4 * ndim
+    if len(content) < start:
+        raise ValueError(f"read_idx: {path} ends within its header")
+    shape = struct.unpack(f">{ndim}i", content[4:start])
+    wanted = start + math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or len(content) != wanted:
+        raise ValueError(
+            f"read_idx: {path} has {len(content)} bytes; an array of {shape} {dtype.name} takes {wanted}"
+        )
+    array = numpy.frombuffer(content, dtype, offset=start).reshape(shape)
+    return array.astype(dtype.newbyteorder("="))

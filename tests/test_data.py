@@ -1,5 +1,7 @@
 """Minibatches."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -47,3 +49,48 @@ def test_kinds_and_devices_are_kept():
 def test_bad_arguments(arguments, size, message):
     with pytest.raises(ValueError, match=message):
         mg.data.batches(*arguments, size=size)
+
+
+# --- IDX files -----------------------------------------------------------------------------------------
+
+
+def idx(array: np.ndarray, code: int) -> bytes:
+    """The file, written by the format's description."""
+    header = bytes([0, 0, code, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return header + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("code", "dtype"),
+    [(8, np.uint8), (9, np.int8), (11, np.int16), (12, np.int32), (13, np.float32), (14, np.float64)],
+)
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (0, 5), ()])
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_files_go_round(tmp_path, code, dtype, shape, packed):
+    array = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    content = idx(array, code)
+    (tmp_path / "x").write_bytes(gzip.compress(content) if packed else content)
+    read = mg.data.read_idx(tmp_path / "x")
+    np.testing.assert_array_equal(read, array)
+    assert read.dtype == dtype
+    assert read.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no IDX file"),
+        (b"PK\x03\x04", "no IDX file"),
+        (b"\0\0\x07\x01", "no IDX file"),
+        (b"\0\0\x08\x03\0\0\0\x02", "ends within its header"),
+        (idx(np.zeros((2, 3), np.uint8), 8)[:-1], r"has 17 bytes; an array of \(2, 3\) uint8 takes 18"),
+        (idx(np.zeros((2, 3), np.uint8), 8) + b"\0", "has 19 bytes"),
+        (b"\0\0\x08\x01\xff\xff\xff\xff", r"\(-1,\)"),
+        (b"\0\0\x08\x02\x7f\xff\xff\xff\x7f\xff\xff\xff", "takes 46116860"),
+        (gzip.compress(bytes(100))[:-10], "damaged gzip"),
+    ],
+)
+def test_files_that_are_no_idx(tmp_path, content, message):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        mg.data.read_idx(tmp_path / "x")
