@@ -1,5 +1,7 @@
 """`python -m minigrad`: what this machine offers, to be read, or pasted into a bug report."""
 
+import ctypes
+import importlib
 import os
 import platform
 import subprocess
@@ -26,9 +28,24 @@ def facts() -> Iterator[tuple[str, str]]:
 def _blas() -> str:
     try:
         about = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]  # pyright: ignore[reportOptionalSubscript]
-        return f"BLAS: {about['name']} {about['version']}"
+        known = f"BLAS: {about['name']} {about['version']}"
     except (KeyError, TypeError):
         return "BLAS: unknown"
+    core = _openblas_core()
+    if core in ("Haswell", "Zen") and "avx512f" in compiler.about_cpu():
+        core += " (of AVX2; for this CPU's AVX-512 set OPENBLAS_CORETYPE=SKYLAKEX: products are faster)"
+    return f"{known}, for {core}" if core else known
+
+
+def _openblas_core() -> str:
+    """What NumPy's OpenBLAS takes this CPU for: it does not know those that are younger than itself."""
+    try:
+        library = ctypes.CDLL(importlib.import_module("numpy._core._multiarray_umath").__file__)
+        name = library.scipy_openblas_get_corename64_
+    except (ImportError, OSError, AttributeError):
+        return ""
+    name.restype = ctypes.c_char_p
+    return name().decode()
 
 
 def _kernels() -> Iterator[tuple[str, str]]:

@@ -40,3 +40,17 @@ def test_it_says_why_kernels_are_not_compiled(environment, words, monkeypatch):
     said = printed(monkeypatch, **environment)
     assert words in said["kernels"]
     assert "cache" not in said
+
+
+def test_it_says_how_to_make_products_faster(monkeypatch):
+    openblas = pytest.importorskip("threadpoolctl").threadpool_info()
+    cores = [lib["architecture"] for lib in openblas if lib["internal_api"] == "openblas"]
+    said = printed(monkeypatch)["NumPy"]
+    if cores:
+        assert f"for {cores[0]}" in said
+    advised = "OPENBLAS_CORETYPE=SKYLAKEX" in said
+    assert advised == ("avx512f" in compiler.about_cpu() and cores[:1] in (["Haswell"], ["Zen"]))
+    if advised:
+        said = printed(monkeypatch, OPENBLAS_CORETYPE="SKYLAKEX")["NumPy"]
+        assert "for SkylakeX" in said
+        assert "CORETYPE" not in said

@@ -61,11 +61,11 @@ def find() -> Compiler | None:
         if path:
             files = [os.path.realpath(path) for path in map(shutil.which, words) if path]
             dates = [f"{file} {os.stat(file).st_size} {os.stat(file).st_mtime_ns}" for file in files]
-            return Compiler((os.path.abspath(path), *words[1:]), " ".join([*words, *dates, _cpu()]))
+            return Compiler((os.path.abspath(path), *words[1:]), " ".join([*words, *dates, about_cpu()]))
     return None
 
 
-def _cpu() -> str:
+def about_cpu() -> str:
     """This CPU's model and instruction sets: what was compiled for it may not run on another."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,0 +1,192 @@
+"""Train a small convolutional net on real handwritten digits, and draw what it has learnt.
+
+    python examples/digits_cnn.py
+    python examples/digits_cnn.py --data ~/mnist --epochs 3
+
+By default the data are the 1797 scans of 8 by 8 pixels that come with scikit-learn, a fifth of which is
+held out for the test. `--data` names a folder with the four files of MNIST, or of anything else in its
+format, such as Fashion-MNIST: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte
+and t10k-labels-idx1-ubyte, gzipped or not.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # draw into a file: no screen is needed
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+
+import minigrad as mg
+from minigrad import nn
+from minigrad.nn.functional import cross_entropy
+
+Data = tuple[np.ndarray, ...]
+"""Training images of shape (N, 1, H, W), test images, and the labels of both."""
+
+
+def scans() -> Data:
+    """The digits that come with scikit-learn."""
+    images, labels = load_digits(return_X_y=True)
+    images = np.asarray(images, np.float32).reshape(-1, 1, 8, 8) / 16
+    split: Any = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
+    return tuple(split)
+
+
+def folder(path: Path) -> Data:
+    """The images and labels in the four files of a folder."""
+
+    def read(name: str) -> np.ndarray:
+        found = [p for p in (path / name, path / f"{name}.gz") if p.exists()]
+        if not found:
+            raise SystemExit(f"digits_cnn: there is no {name} nor {name}.gz in {path}")
+        return mg.data.read_idx(found[0])
+
+    train, test = (
+        read(f"{part}-images-idx3-ubyte")[:, None].astype(np.float32) / 255 for part in ("train", "t10k")
+    )
+    labels = [read(f"{part}-labels-idx1-ubyte").astype(np.int64) for part in ("train", "t10k")]
+    return train, test, labels[0], labels[1]
+
+
+def network(size: int, classes: int) -> nn.Sequential:
+    """Two blocks of convolution and pooling, and a linear layer; for square images of that size."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(32 * (size // 4) ** 2, classes),
+    )
+
+
+def shifted(images: Any, random: np.random.Generator) -> Any:
+    """All images of a batch moved by at most a pixel, in a direction drawn for the batch."""
+    down, right = (int(v) for v in random.integers(-1, 2, 2))
+    padded = mg.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    height, width = images.shape[2:]
+    return padded[:, :, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
+
+
+def in_parts(images: Any, size: int = 512) -> Iterator[Any]:
+    """The images in parts that fit into memory."""
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
+
+
+def predict(model: nn.Module, images: mg.Tensor) -> np.ndarray:
+    """The most likely class of each image."""
+    model.eval()
+    with mg.no_grad():
+        classes = np.concatenate([mg.argmax(model(part), axis=1).numpy() for part in in_parts(images)])
+    model.train()
+    return classes
+
+
+def draw(path: str, history: dict[str, list[float]], filters: np.ndarray, seen: list[tuple[Any, int, int]]):
+    """The learning curves, the filters of the first layer, and test images with what they were taken for."""
+    figure = plt.figure(figsize=(12, 4.5), layout="constrained")
+    parts: Any = figure.subfigures(1, 3, width_ratios=(1.2, 0.8, 1.6))
+    axis = parts[0].subplots()
+    steps = np.arange(1, len(history["loss"]) + 1)
+    axis.semilogy(steps, history["loss"], color="tab:blue", label="training loss")
+    axis.semilogy(steps, 1 - np.array(history["accuracy"]), color="tab:orange", label="test error")
+    axis.set_xlabel("epoch")
+    axis.legend()
+    parts[1].suptitle("filters of the first layer")
+    for kernel, axis in zip(filters[:, 0], parts[1].subplots(4, 4).flat, strict=True):
+        axis.imshow(kernel, cmap="coolwarm", vmin=-abs(filters).max(), vmax=abs(filters).max())
+        axis.set_axis_off()
+    parts[2].suptitle("test images; those that were taken for something else come first")
+    for (image, guess, truth), axis in zip(seen, parts[2].subplots(4, 8).flat, strict=False):
+        wrong = guess != truth
+        axis.imshow(image[0], cmap="gray_r")
+        title = f"{guess} (is {truth})" if wrong else str(guess)
+        axis.set_title(title, color="red" if wrong else "black", size=9)
+    for axis in parts[2].axes:
+        axis.set_axis_off()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> float:
+    """Train, print and draw; returns the accuracy on the test images."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, help="a folder with MNIST's four files (default: scikit-learn's)"
+    )
+    parser.add_argument("--backend", choices=["numpy", "cupy"], default=mg.backend())
+    parser.add_argument("--epochs", type=int, help="default: 30, or 3 with --data")
+    parser.add_argument("--batch", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", default="digits_cnn.png", help="where the picture goes (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    epochs = options.epochs or (3 if options.data else 30)
+    if epochs < 1 or options.batch < 1:
+        parser.error("--epochs and --batch must be at least 1")
+    mg.set_backend(options.backend)
+    mg.random.seed(options.seed)
+
+    data = folder(options.data.expanduser()) if options.data else scans()
+    x_train, x_test, y_train, y_test = (mg.tensor(part, device=options.backend) for part in data)
+    model = network(x_train.shape[-1], int(data[2].max()) + 1)
+    print(model.summary(x_train[:1]))
+    optimizer = mg.optim.RAdam(model.parameters(), lr=0.004)
+    batches = mg.data.batches(x_train, y_train, size=options.batch, seed=options.seed)
+    schedule = mg.optim.CosineAnnealingLR(optimizer, T_max=epochs * len(batches))
+    random = np.random.default_rng(options.seed)
+
+    history: dict[str, list[float]] = {"loss": [], "accuracy": []}
+    guess = np.zeros(0)
+    start = time.perf_counter()
+    with tqdm(total=epochs * len(batches), unit="batch") as progress:
+        for epoch in range(epochs):
+            losses = []
+            for x, y in batches:
+                optimizer.zero_grad()
+                loss = cross_entropy(model(shifted(x, random)), y)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                losses.append(loss.item())
+                progress.update()
+            guess = predict(model, x_test)
+            history["loss"].append(float(np.mean(losses)))
+            history["accuracy"].append(float(np.mean(guess == y_test.numpy())))
+            progress.set_postfix(
+                epoch=epoch + 1, loss=f"{losses[-1]:.3f}", test=f"{history['accuracy'][-1]:.4f}"
+            )
+
+    truth, accuracy = y_test.numpy(), history["accuracy"][-1]
+    order = np.argsort(truth == guess, kind="stable")[:32]
+    titles = [
+        (f"{guess[i]} (is {truth[i]})" if guess[i] != truth[i] else guess[i], guess[i] != truth[i])
+        for i in order
+    ]
+    draw(options.out, history, model[0].weight.detach().numpy(), x_test.numpy()[order], titles)
+    print(f"{epochs} epochs on {options.backend} in {time.perf_counter() - start:.1f} s")
+    print(f"learning curves, filters and test images drawn to {options.out}")
+    print(f"test accuracy {accuracy:.4f}")
+    return accuracy
+
+
+if __name__ == "__main__":
+    main()
