@@ -128,9 +128,9 @@ Hooks = dict[int, Callable[[Any], Any]]
 
 
 class Hook:
-    """A hook on a tensor's gradient: `remove()` takes it away, as leaving a `with` block does."""
+    """A hook among others: `remove()` takes it away, as leaving a `with` block does."""
 
-    def __init__(self, hooks: Hooks, function: Callable[[Any], Any]):
+    def __init__(self, hooks: dict[int, Any], function: Any):
         self._hooks = hooks
         self._key = next_number()
         hooks[self._key] = function

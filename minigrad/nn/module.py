@@ -1,16 +1,19 @@
 """Modules: layers with their parameters, which nest."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from typing import Any, Self, TypeVar
 
 import numpy
 
+from ..autograd.node import Hook
 from ..backend import is_floating, of
 from ..ops import zeros_like
 from ..tensor import Tensor
 from . import state
+from .hooks import ForwardHooks, added
 from .parameter import Buffer, Parameter
+from .summary import Summary
 
 T = TypeVar("T", Parameter, Buffer)
 
@@ -35,6 +38,7 @@ class Module:
     """
 
     training = True
+    _forward_hooks: ForwardHooks | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         old = vars(self).get(name)
@@ -54,7 +58,41 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} does not define forward()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward(*args, **kwargs)
+        hooks = self._forward_hooks
+        return self.forward(*args, **kwargs) if hooks is None else hooks.call(self, args, kwargs)
+
+    def register_forward_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> Hook:
+        """Have each call of the module call `hook(module, args, output)` after it computed.
+
+        What the hook gives, unless None, takes the place of the output. Hooks are called in the order in
+        which they came; one with `prepend` before those that are there. One `with_kwargs` is called as
+        `hook(module, args, kwargs, output)`. The result's `remove()` takes the hook away, as leaving a
+        `with` block does.
+
+        >>> import minigrad as mg
+        >>> layer = mg.nn.Linear(3, 2)
+        >>> with layer.register_forward_hook(lambda module, args, output: print(output.shape)):
+        ...     y = layer(mg.ones((5, 3)))
+        (5, 2)
+        """
+        return added(self._hooks().after, hook, prepend, with_kwargs)
+
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> Hook:
+        """Have each call of the module call `hook(module, args)` before it computes.
+
+        What the hook gives, unless None, takes the place of the arguments: a tuple of them, or one. One
+        `with_kwargs` is called as `hook(module, args, kwargs)`, and gives a pair of both.
+        """
+        return added(self._hooks().before, hook, prepend, with_kwargs)
+
+    def _hooks(self) -> ForwardHooks:
+        if self._forward_hooks is None:
+            self._forward_hooks = ForwardHooks()
+        return self._forward_hooks
 
     # --- what is inside ----------------------------------------------------------------------------
 
@@ -82,6 +120,32 @@ class Module:
             yield name, module
             inside = [(f"{name}.{child}" if name else child, m) for child, m in module.named_children()]
             pending.extend(reversed(inside))
+
+    def get_submodule(self, target: str) -> "Module":
+        """The module of that dotted name; raises `AttributeError` if there is none."""
+        if not target:
+            return self
+        for name, child in self.named_children():
+            if target == name:
+                return child
+            if target.startswith(f"{name}."):
+                return child.get_submodule(target.removeprefix(f"{name}."))
+        raise AttributeError(f"{type(self).__name__} has no module {target!r}")
+
+    def add_module(self, name: str, module: "Module") -> None:
+        """What `self.name = module` does, under a name that is not taken yet."""
+        if not isinstance(module, Module):
+            raise TypeError(f"add_module: {name!r} must be a module, got {type(module).__name__}")
+        self._register("add_module", name, module)
+
+    def apply(self, fn: Callable[["Module"], Any]) -> Self:
+        """Call `fn` with this module and each inside, once: to initialize them, for instance.
+
+        (torch calls it for inner modules before outer ones.)
+        """
+        for module in list(self.modules()):
+            fn(module)
+        return self
 
     def all_named(
         self, kind: type[T], recurse: bool = True, prefix: str = "", above: tuple["Module", ...] = ()
@@ -207,6 +271,26 @@ class Module:
         for parameter in self.parameters():
             if parameter.grad is not None and parameter.requires_grad:
                 parameter.grad = None if set_to_none else zeros_like(parameter)
+
+    def summary(self, *inputs: Any) -> Summary:
+        """A table of the modules inside: output shapes, parameters, bytes.
+
+        The module is called with `inputs`, without gradients, in evaluation mode; afterwards it is as it
+        was, and so are the random numbers. An input is a tensor, an array, or a shape, which stands for
+        zeros. Without inputs no output shapes are known.
+
+        >>> import minigrad as mg
+        >>> net = mg.nn.Sequential(mg.nn.Linear(64, 10), mg.nn.Softmax(1))
+        >>> net.summary((32, 64))
+        name  layer       output shape  parameters  bytes
+        ----  ----------  ------------  ----------  -----
+              Sequential  (32, 10)               0      0
+        0     Linear      (32, 10)             650  2,600
+        1     Softmax     (32, 10)               0      0
+        <BLANKLINE>
+        650 parameters (650 trainable, 0 frozen), 0 in buffers, 2,600 bytes
+        """
+        return Summary(self, inputs)
 
     # --- printing ----------------------------------------------------------------------------------
 

@@ -7,23 +7,21 @@ differentiated further. That is all there is to composing transforms.
 """
 
 import functools
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ..autograd import Leaf, Node, grad_mode, is_grad_enabled, next_number, wrap
 from ..autograd.backward import given_gradient, gradients_of
 from ..backend import is_floating
 from ..nn import Module
+from ..nn.substitution import substituted
 from ..ops import tensor, zeros_like
 from ..primitive import watch
 from ..tensor import Tensor
 from . import trees
 
 Function = Callable[..., Any]
-
-_placing = threading.RLock()
 
 
 class Watched(Leaf):
@@ -96,24 +94,12 @@ class Watch:
             self.moved[parameter] = next(places).node
         return module
 
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def in_place(self) -> AbstractContextManager[None]:
         """Inside, the parameters of modules among the arguments are in the places of this run.
 
         Meanwhile other threads that want to do so must wait.
         """
-        if not self.moved:
-            yield
-            return
-        with _placing:
-            before = {parameter: parameter.node for parameter in self.moved}
-            for parameter, node in self.moved.items():
-                parameter.node = node
-            try:
-                yield
-            finally:
-                for parameter, node in before.items():
-                    parameter.node = node
+        return substituted({parameter: {"node": node} for parameter, node in self.moved.items()})
 
     def pull(
         self,
