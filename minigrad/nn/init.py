@@ -6,7 +6,7 @@ The random numbers come from `minigrad.random`, so `minigrad.random.seed` fixes 
 import math
 
 from .. import random
-from ..ops import full_like
+from ..ops import diagonal, eye, full_like, linalg, matrix_transpose, reshape, where
 from ..tensor import Tensor
 
 
@@ -40,6 +40,24 @@ def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     return x
 
 
+def trunc_normal_(x: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Tensor:
+    """Fill with normally distributed numbers, without those outside [a, b], which are drawn again.
+
+    Raises `ValueError` if less than a hundredth of the distribution is inside.
+    """
+    inside = 0.5 * (math.erf((b - mean) / std / math.sqrt(2)) - math.erf((a - mean) / std / math.sqrt(2)))
+    if inside < 0.01:
+        raise ValueError(
+            f"init: too little of the normal distribution ({mean}, {std}) is inside [{a}, {b}] to draw from"
+        )
+    values = random.normal(x.shape, mean, std, dtype=x.dtype, device=x.device)
+    while (outside := (values < a) | (values > b)).any():
+        count = int(outside.sum().item())
+        values[outside] = random.normal(count, mean, std, dtype=x.dtype, device=x.device)
+    x.data = values
+    return x
+
+
 def constant_(x: Tensor, val: float) -> Tensor:
     """Fill with one value."""
     x.data = full_like(x.detach(), val)
@@ -54,6 +72,29 @@ def zeros_(x: Tensor) -> Tensor:
 def ones_(x: Tensor) -> Tensor:
     """Fill with 1."""
     return constant_(x, 1.0)
+
+
+def eye_(x: Tensor) -> Tensor:
+    """Fill a matrix with 1 on the diagonal and 0 elsewhere."""
+    if x.ndim != 2:
+        raise ValueError(f"init: eye_ needs a matrix, got shape {x.shape}")
+    x.data = eye(*x.shape, dtype=x.dtype, device=x.device)
+    return x
+
+
+def orthogonal_(x: Tensor, gain: float = 1.0) -> Tensor:
+    """Fill so that the rows, or the columns if there are more rows, are orthogonal (Saxe et al., 2014).
+
+    Their length is `gain`. What is behind the first axis counts as one.
+    """
+    if x.ndim < 2:
+        raise ValueError(f"init: orthogonal_ needs at least 2 axes, got shape {x.shape}")
+    rows, columns = x.shape[0], math.prod(x.shape[1:])
+    shape = (max(rows, columns), min(rows, columns))
+    q, r = linalg.qr(random.normal(shape, dtype=x.dtype, device=x.device))
+    q = q * where(diagonal(r) < 0, -gain, gain)  # with R's diagonal positive, Q is evenly distributed
+    x.data = reshape(q if rows >= columns else matrix_transpose(q), x.shape).astype(x.dtype)
+    return x
 
 
 def xavier_uniform_(x: Tensor, gain: float = 1.0) -> Tensor:

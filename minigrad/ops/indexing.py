@@ -12,6 +12,7 @@ from ..autograd import Variable
 from ..backend import cast, check_axis, create, is_bool, is_floating, namespace, of, plain
 from ..primitive import expect_arrays, primitive
 from . import beyond
+from .row_sums import add_rows
 from .shaping import broadcast_to, reshape
 
 
@@ -76,7 +77,8 @@ def scatter(xp, x, key, sizes, twice=True) -> Any:
     """
     out = create(xp, "zeros", sizes, dtype=x.dtype, like=x)
     if twice:
-        beyond.add_at(xp, out, key, x)
+        if not add_rows(out, key, x):
+            beyond.add_at(xp, out, key, x)
     else:
         beyond.write(xp, out, key, x)
     return out
