@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
-from minigrad.nn import functional
+from minigrad.nn import functional as F  # noqa: N812
 from minigrad.nn.functional import cross_entropy
+from minigrad.ops.penalties import logit_loss, probability_loss
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,67 @@ unary("silu", numpy=lambda x: x / (1 + np.exp(-x)), torch="nn.functional.silu")
 # In gelu 1 + erf(x) cancels for negative x, in torch, too.
 unary("gelu", numpy=lambda x: x * normal_cdf(x), torch="nn.functional.gelu", ulps=16)
 unary("erf", numpy=math_function(math.erf))
+unary(
+    "leaky_relu",
+    apart=0.1,
+    settings={"negative_slope": 0.2},
+    minigrad=F.leaky_relu,
+    numpy=lambda x, negative_slope: np.where(x > 0, x, negative_slope * x),
+    torch="nn.functional.leaky_relu",
+)
+unary(
+    "elu",
+    apart=0.1,
+    settings={"alpha": 0.7},
+    minigrad=F.elu,
+    numpy=lambda x, alpha: np.where(x > 0, x, alpha * (np.exp(x) - 1)),
+    torch="nn.functional.elu",
+)
+unary(
+    "hardtanh",
+    apart=0.1,
+    settings={"min_val": -1.0, "max_val": 1.0},
+    minigrad=F.hardtanh,
+    numpy=lambda x, min_val, max_val: np.minimum(np.maximum(x, min_val), max_val),
+    torch="nn.functional.hardtanh",
+)
+unary(
+    "gelu_tanh",
+    settings={"approximate": "tanh"},
+    minigrad=F.gelu,
+    numpy=lambda x, approximate: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    torch="nn.functional.gelu",
+    ulps=16,
+)
+# Losses of single elements: the rest of a loss is made of other ops, see test_losses.py.
+unary(
+    "huber",
+    apart=0.1,
+    minigrad=lambda x: F.huber_loss(x, mg.zeros_like(x), "none"),
+    numpy=lambda x: np.where(np.abs(x) < 1, x * x / 2, np.abs(x) - 0.5),
+    torch=lambda x: torch().nn.functional.huber_loss(x, 0 * x, reduction="none"),
+)
+binary(
+    "logit_loss",
+    y=real(low=0.0, high=1.0),
+    minigrad=logit_loss,
+    numpy=lambda x, y: np.log(1 + np.exp(x)) - x * y,
+    torch=lambda x, y: torch().nn.functional.binary_cross_entropy_with_logits(
+        *torch().broadcast_tensors(x, y), reduction="none"
+    ),
+)
+for a, b in (((2, 3), (3,)), ((2, 1), (1, 3)), ((), (2,))):
+    row(
+        "probability_loss",
+        real(*a, low=0.1, high=0.9),
+        real(*b, low=0.0, high=1.0),
+        minigrad=probability_loss,
+        numpy=lambda x, y: -y * np.log(x) - (1 - y) * np.log(1 - x),
+        torch=lambda x, y: torch().nn.functional.binary_cross_entropy(
+            *torch().broadcast_tensors(x, y), reduction="none"
+        ),
+        elementwise=True,
+    )
 
 # --- reductions ------------------------------------------------------------------------------------
 
@@ -1103,7 +1165,7 @@ for shape in ((3, 5), (2, 3, 4), (6,)):
         real(*shape),
         real(m),
         real(m),
-        minigrad=lambda x, w, b: functional.layer_norm(x, x.shape[-1], w, b),
+        minigrad=lambda x, w, b: F.layer_norm(x, x.shape[-1], w, b),
         numpy=numpy_norm(lambda x: -1),
         torch=None,  # see test_normalization.py
     )
@@ -1111,7 +1173,7 @@ for shape in ((3, 5), (2, 3, 4), (6,)):
         "rms_norm",
         real(*shape),
         real(m),
-        minigrad=lambda x, w: functional.rms_norm(x, x.shape[-1], w, 1e-5),
+        minigrad=lambda x, w: F.rms_norm(x, x.shape[-1], w, 1e-5),
         numpy=numpy_norm(lambda x: -1, centred=False),
         torch=None,
     )
@@ -1121,7 +1183,7 @@ for shape in ((3, 2, 4), (2, 3, 2, 2), (4, 1, 3)):
         real(*shape),
         real(shape[1]),
         real(shape[1]),
-        minigrad=lambda x, w, b: functional.batch_norm(x, None, None, w, b, training=True),
+        minigrad=lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
         numpy=numpy_norm(lambda x: (0, *range(2, x.ndim))),
         torch=None,
     )
