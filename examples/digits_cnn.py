@@ -177,11 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
 
     truth, accuracy = y_test.numpy(), history["accuracy"][-1]
     order = np.argsort(truth == guess, kind="stable")[:32]
-    titles = [
-        (f"{guess[i]} (is {truth[i]})" if guess[i] != truth[i] else guess[i], guess[i] != truth[i])
-        for i in order
-    ]
-    draw(options.out, history, model[0].weight.detach().numpy(), x_test.numpy()[order], titles)
+    seen = list(zip(x_test.numpy()[order], guess[order], truth[order], strict=True))
+    draw(options.out, history, model[0].weight.detach().numpy(), seen)
     print(f"{epochs} epochs on {options.backend} in {time.perf_counter() - start:.1f} s")
     print(f"learning curves, filters and test images drawn to {options.out}")
     print(f"test accuracy {accuracy:.4f}")
