@@ -284,6 +284,114 @@ for a, b in (((2, 3), (3,)), ((2, 1), (1, 3)), ((), (2,))):
         elementwise=True,
     )
 
+# --- convolution and pooling -----------------------------------------------------------------------
+
+
+def seen(
+    x: np.ndarray, kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, value: float = 0.0
+) -> np.ndarray:
+    """What windows over the last two axes see: two axes of windows, two of taps."""
+    (k, m), (s, t), (p, q), (d, e) = (
+        v if isinstance(v, tuple) else (v, v) for v in (kernel, stride, padding, dilation)
+    )
+    around = [(0, 0)] * (x.ndim - 2) + [(p, p), (q, q)]
+    x = np.pad(x, around, constant_values=value)
+    spans = (k - 1) * d + 1, (m - 1) * e + 1
+    views = np.lib.stride_tricks.sliding_window_view(x, spans, axis=(-2, -1))  # pyright: ignore
+    return views[..., ::s, ::t, ::d, ::e]
+
+
+def conv2d(
+    x: Any, w: Any, b: Any = 0.0, stride: Any = 1, padding: Any = 0, dilation=1, groups=1
+) -> np.ndarray:
+    views = seen(x, w.shape[-2:], stride, padding, dilation)
+    parts = zip(np.split(views, groups, axis=1), np.split(w, groups), strict=True)
+    out = np.concatenate([np.einsum("nchwij,ocij->nohw", v, u) for v, u in parts], axis=1)
+    return out + np.reshape(b, (-1, 1, 1))
+
+
+def conv1d(x: Any, w: Any, b: Any = 0.0, stride=1, padding=0, **more: Any) -> np.ndarray:
+    return conv2d(x[:, :, None], w[:, :, None], b, (1, stride), (0, padding), **more)[:, :, 0]
+
+
+def conv_transpose2d(
+    x: Any, w: Any, b: Any = 0.0, stride=1, padding=0, output_padding=0, groups=1
+) -> np.ndarray:
+    n, c, height, width = x.shape
+    k, m = w.shape[-2:]
+    rows, columns = (height - 1) * stride + k + output_padding, (width - 1) * stride + m + output_padding
+    out = np.zeros((n, groups, w.shape[1], rows, columns))
+    parts = x.reshape(n, groups, c // groups, height, width), w.reshape(groups, c // groups, *w.shape[1:])
+    for y in range(height):
+        for z in range(width):
+            place = (..., slice(y * stride, y * stride + k), slice(z * stride, z * stride + m))
+            out[place] += np.einsum("ngc,gcoij->ngoij", parts[0][..., y, z], parts[1])
+    inside = out[..., padding : rows - padding, padding : columns - padding]
+    return inside.reshape(n, -1, *inside.shape[-2:]) + np.reshape(b, (-1, 1, 1))
+
+
+for inputs, settings in (
+    ((real(2, 3, 7), real(4, 3, 3), real(4)), {"stride": 2, "padding": 1}),
+    ((real(1, 4, 6), real(2, 2, 2)), {"groups": 2, "dilation": 2}),
+    ((real(2, 1, 5), real(3, 1, 5)), {}),
+):
+    row("conv1d", *inputs, settings=settings, numpy=conv1d, torch="nn.functional.conv1d", ulps=32)
+for inputs, settings in (
+    ((real(2, 3, 5, 6), real(4, 3, 3, 3), real(4)), {"padding": 1}),
+    ((real(2, 4, 5, 4), real(6, 2, 2, 3), real(6)), {"stride": (1, 2), "groups": 2, "dilation": (2, 1)}),
+    ((real(1, 1, 4, 4), real(1, 1, 1, 1)), {}),
+):
+    row("conv2d", *inputs, settings=settings, numpy=conv2d, torch="nn.functional.conv2d", ulps=32)
+for inputs, settings in (
+    ((real(2, 3, 3, 4), real(3, 4, 3, 3), real(4)), {"stride": 2, "padding": 1, "output_padding": 1}),
+    ((real(2, 4, 3, 2), real(4, 3, 2, 3), real(6)), {"groups": 2}),
+    ((real(1, 2, 2, 2), real(2, 1, 1, 1)), {"stride": 2}),
+):
+    how = {"numpy": conv_transpose2d, "torch": "nn.functional.conv_transpose2d", "ulps": 32}
+    row("conv_transpose2d", *inputs, settings=settings, **how)
+
+
+def max_pool2d(x: np.ndarray, kernel_size: Any, stride=None, padding=0, dilation=1) -> np.ndarray:
+    stride = kernel_size if stride is None else stride
+    return seen(x, kernel_size, stride, padding, dilation, -np.inf).max(axis=(-2, -1))
+
+
+def avg_pool2d(x: np.ndarray, kernel_size: Any, stride=None, padding=0) -> np.ndarray:
+    return seen(x, kernel_size, kernel_size if stride is None else stride, padding).mean(axis=(-2, -1))
+
+
+def adaptive_avg_pool2d(x: np.ndarray, output_size: tuple[int, int]) -> np.ndarray:
+    out = np.empty((*x.shape[:-2], *output_size))
+    (height, width), (rows, columns) = x.shape[-2:], output_size
+    for o in range(rows):
+        for q in range(columns):
+            ends = -(-(o + 1) * height // rows), -(-(q + 1) * width // columns)
+            part = x[..., o * height // rows : ends[0], q * width // columns : ends[1]]
+            out[..., o, q] = part.mean(axis=(-2, -1))
+    return out
+
+
+for shape, settings in (
+    ((2, 3, 4, 6), {"kernel_size": 2}),
+    ((2, 2, 5, 5), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ((2, 5, 6), {"kernel_size": (2, 3), "stride": (2, 1), "dilation": (1, 2)}),
+):
+    row("max_pool2d", real(*shape), settings=settings, numpy=max_pool2d, torch="nn.functional.max_pool2d")
+for shape, settings in (
+    ((2, 3, 4, 6), {"kernel_size": 2}),
+    ((2, 2, 5, 5), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ((2, 5, 6), {"kernel_size": (2, 3), "stride": (2, 1)}),
+):
+    row("avg_pool2d", real(*shape), settings=settings, numpy=avg_pool2d, torch="nn.functional.avg_pool2d")
+for shape, size in (((2, 3, 4, 6), (2, 3)), ((2, 2, 5, 5), (2, 3)), ((2, 4, 3), (1, 1))):
+    row(
+        "adaptive_avg_pool2d",
+        real(*shape),
+        settings={"output_size": size},
+        numpy=adaptive_avg_pool2d,
+        torch="nn.functional.adaptive_avg_pool2d",
+    )
+
 # --- reductions ------------------------------------------------------------------------------------
 
 AXES: tuple[dict[str, Any], ...] = ({}, {"axis": 0}, {"axis": -1, "keepdims": True}, {"axis": (0, 2)})

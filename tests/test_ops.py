@@ -88,6 +88,7 @@ def test_every_op_has_a_row():
     # Reached by way of rows of other names.
     helpers = {"cast", "cast_away", "copy", "identity", "last_writes", "cofactors", "det_curvature"}
     helpers |= {"length", "p_norm"}  # vector_norm's
+    helpers |= {"conv2d_weight", "to_places", "from_places", "max_places", "spread", "means"}
     helpers |= {"watch"}  # of the transforms and of fused ops, which test_transforms.py tests
     helpers |= {"enter", "leave", "lift", "sum_over"}  # vmap's: see test_vmap.py
     assert set(OPS) - names - helpers == set()
@@ -559,6 +560,7 @@ def test_errors_of_settings_name_the_op(case: Case, wrong):
 
 
 OPTIONAL = {("clip", 1), ("clip", 2), ("linear", 2), ("diff", 1), ("diff", 2)}
+OPTIONAL |= {("conv1d", 2), ("conv2d", 2), ("conv_transpose2d", 2)}
 
 
 @pytest.mark.parametrize("wrong", ["text", None, object(), 1j], ids=lambda v: type(v).__name__)

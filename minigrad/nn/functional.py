@@ -1,6 +1,14 @@
 """Layers without parameters, and losses, as functions: torch's names, argument order and defaults."""
 
-from ..ops import linear
+from ..ops import (
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    conv1d,
+    conv2d,
+    conv_transpose2d,
+    linear,
+    max_pool2d,
+)
 from ..ops.normalization import batch_norm, group_norm, layer_norm, rms_norm
 from .activation import (
     elu,
@@ -31,9 +39,14 @@ from .loss_functions import (
 )
 
 __all__ = [
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "conv1d",
+    "conv2d",
+    "conv_transpose2d",
     "cross_entropy",
     "dropout",
     "dropout2d",
@@ -49,6 +62,7 @@ __all__ = [
     "leaky_relu",
     "linear",
     "log_softmax",
+    "max_pool2d",
     "mse_loss",
     "nll_loss",
     "relu",

@@ -37,6 +37,7 @@ from .comparison import (
     not_equal,
     signbit,
 )
+from .convolution import conv1d, conv2d, conv_transpose2d
 from .creation import (
     arange,
     asarray,
@@ -134,6 +135,7 @@ from .joining import (
     tile,
     unstack,
 )
+from .pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from .products import (
     cross,
     diagonal,
@@ -223,6 +225,7 @@ __all__ = [
     "absolute",
     "acos",
     "acosh",
+    "adaptive_avg_pool2d",
     "add",
     "all",
     "any",
@@ -244,6 +247,7 @@ __all__ = [
     "atan",
     "atan2",
     "atanh",
+    "avg_pool2d",
     "bitwise_and",
     "bitwise_invert",
     "bitwise_left_shift",
@@ -259,6 +263,9 @@ __all__ = [
     "concat",
     "concatenate",
     "conj",
+    "conv1d",
+    "conv2d",
+    "conv_transpose2d",
     "copysign",
     "cos",
     "cosh",
@@ -325,6 +332,7 @@ __all__ = [
     "matmul",
     "matrix_transpose",
     "max",
+    "max_pool2d",
     "maximum",
     "mean",
     "median",
