@@ -159,7 +159,7 @@ template <bool add>
 static inline void matmul(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const T* a, ptrdiff_t a_row,
                           ptrdiff_t a_column, const T* b, ptrdiff_t b_row, ptrdiff_t b_column, T* c,
                           ptrdiff_t c_row) {
-    T packed[DEPTH * PANEL];
+    alignas(BYTES) T packed[DEPTH * PANEL];
     for (ptrdiff_t j = 0; j < n; j += PANEL) {
         const ptrdiff_t width = std::min<ptrdiff_t>(PANEL, n - j);
         ptrdiff_t p = 0;
