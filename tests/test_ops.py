@@ -90,6 +90,7 @@ def test_every_op_has_a_row():
     helpers |= {"length", "p_norm"}  # vector_norm's
     helpers |= {"conv2d_weight", "to_places", "from_places", "max_places", "spread", "means"}
     helpers |= {"watch"}  # of the transforms and of fused ops, which test_transforms.py tests
+    helpers |= {"recurrence"}  # of recurrent layers: see test_recurrent.py
     helpers |= {"enter", "leave", "lift", "sum_over"}  # vmap's: see test_vmap.py
     assert set(OPS) - names - helpers == set()
 
