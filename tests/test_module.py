@@ -227,6 +227,10 @@ def test_tied_parameters(tmp_path):
     two.load_state_dict(tmp_path / "tied.safetensors")
     assert two.head.weight is two.embedding.weight
     np.testing.assert_array_equal(two([1, 2]).detach(), one([1, 2]).detach())
+    for name in saved:  # either name will do
+        assert Tied().load_state_dict({name: saved[name]}) == ([], [])
+    with pytest.raises(KeyError, match=r"missing \['embedding.weight', 'head.weight'\]"):
+        two.load_state_dict({})
     optimizer = mg.optim.SGD(two.parameters(), lr=0.1)
     before = two.state_dict()["head.weight"]
     two([1, 2]).sum().backward()

@@ -45,8 +45,11 @@ class Module:
         if isinstance(old, Buffer) and value is not None and not isinstance(value, Buffer):
             old.assign(value)
             return
-        is_array = isinstance(value, Tensor) or of(value) is not None
-        if isinstance(old, Parameter) and is_array and not isinstance(value, Parameter):
+        if (
+            isinstance(old, Parameter)
+            and not isinstance(value, Parameter)
+            and (isinstance(value, Tensor) or of(value) is not None)
+        ):
             raise TypeError(
                 f"{type(self).__name__}.{name} is a parameter and would be lost: assign a Parameter, or "
                 f"change its value, with {name}.data = … or, under no_grad(), {name}[...] = …"
@@ -218,7 +221,8 @@ class Module:
         """Set parameters and persistent buffers to copies of the values of these names.
 
         All is checked first: after an error nothing has changed. Values are converted to the dtypes and
-        devices that are there. A `num_batches_tracked` may be missing, as in torch: old files have none.
+        devices that are there. A `num_batches_tracked` may be missing, as in torch: old files have none. So
+        may all names but one of a shared parameter: `safetensors.torch.save_model` writes no more.
 
         Args:
             state_dict: tensors or arrays by name, from here or from torch; or the path of a file of them

@@ -41,8 +41,9 @@ def loaded(
 
         state_dict = load_file(state_dict)
     own = named(module)
+    found = {own[name] for name in own if name in state_dict}
     # Files from before torch 0.4.1 have no counts of batches, and torch asks none of a plain dict either.
-    missing = [n for n in own if n not in state_dict and n.split(".")[-1] != "num_batches_tracked"]
+    missing = [n for n in own if own[n] not in found and n.split(".")[-1] != "num_batches_tracked"]
     unexpected = [name for name in state_dict if name not in own]
     if strict and (missing or unexpected):
         raise KeyError(

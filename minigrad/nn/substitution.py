@@ -44,7 +44,8 @@ def functional_call(
     As `torch.func.functional_call`: the result can be differentiated by these tensors, which may have any
     shape that the module can compute with. A parameter with several names is replaced under all of them.
     What the module assigns to a buffer so replaced is forgotten; others are updated as always. (An
-    unknown name, which torch passes over, is an error.)
+    unknown name, which torch passes over, is an error.) What is checkpointed inside would run again with the
+    module's own tensors: backward refuses that.
 
     Args:
         module: the module, which afterwards is as it was.
