@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
 
     images, labels = load_digits(return_X_y=True)
     images = np.asarray(images, np.float32) / 16
-    split = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
+    split: Any = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
     x_train, x_test, y_train, y_test = (mg.tensor(part, device=options.backend) for part in split)
     truth = y_test.numpy()
 

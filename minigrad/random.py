@@ -290,7 +290,7 @@ def bernoulli(shape, p=0.5, dtype=None, device=None) -> Any:
     refuse_dtype("bernoulli", wanted)
 
     def draw(rng, sizes):
-        return (rng.random(sizes, dtype=numpy.float32) < p).astype(wanted)
+        return (rng.random(sizes, dtype=numpy.float32) < p).astype(wanted, copy=False)
 
     return _tensor("bernoulli", shape, draw, device)
 

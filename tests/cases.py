@@ -17,6 +17,7 @@ import numpy as np
 import minigrad as mg
 from minigrad.nn import functional as F  # noqa: N812
 from minigrad.nn.functional import cross_entropy
+from minigrad.ops.dropout import keep_scaled
 from minigrad.ops.penalties import logit_loss, probability_loss
 
 
@@ -1294,4 +1295,22 @@ for shape in ((3, 2, 4), (2, 3, 2, 2), (4, 1, 3)):
         minigrad=lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
         numpy=numpy_norm(lambda x: (0, *range(2, x.ndim))),
         torch=None,
+    )
+
+
+# --- dropout -----------------------------------------------------------------------------------------
+
+
+def numpy_kept(x: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    return np.where(keep, x * 1.25, 0)
+
+
+for shape, of_mask in (((5,), (5,)), ((2, 3), (2, 3)), ((2, 3, 2), (2, 3, 1))):
+    row(
+        "keep_scaled",
+        real(*shape),
+        bools(*of_mask),
+        minigrad=lambda x, keep: keep_scaled(x, keep, 1.25),
+        numpy=numpy_kept,
+        torch=None,  # a dropout whose mask is known
     )

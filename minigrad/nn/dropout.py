@@ -2,6 +2,7 @@
 
 from .. import random
 from ..autograd import wrap
+from ..ops.dropout import keep_scaled
 from ..tensor import Tensor
 from .module import Module
 
@@ -29,8 +30,8 @@ def _dropped(op: str, input: Tensor, shape: tuple[int, ...], p: float, training:
     _check_probability(op, p)
     if not training or p == 0:
         return wrap(input._data, input.node, input.home)  # so that x += y on the result leaves the input
-    mask = random.bernoulli(shape, 1 - p, dtype=input.dtype, device=input.device)
-    return input * (mask * (1 / (1 - p)) if p < 1 else mask)
+    keep = random.bernoulli(shape, 1 - p, dtype=bool, device=input.device)
+    return keep_scaled(input, keep, 1 / (1 - p) if p < 1 else 1.0)
 
 
 def _check_probability(op: str, p: float) -> None:
