@@ -177,7 +177,7 @@ def _vertex(
     settings, kept = [], []
     for slot, place in plan.places.items():
         last = len(op.parameters) - 1
-        its = "out" if slot < 0 else op.parameters[min(slot, last)]
+        its = {-1: "out", -2: "kept"}.get(slot) or op.parameters[min(slot, last)]
         if op.variadic and slot >= last:
             its += f"[{slot - last}]"
         value = node.saved if plan.single else node.saved[place]

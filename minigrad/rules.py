@@ -74,7 +74,7 @@ class Plan:
         slots: the places of those inputs among the arguments.
         save: a function of (out, kept, *arguments) that gives the tuple of those the rules name; or just the
             one, where there is a `single` one.
-        places: where in that tuple the argument of a slot is (-1 for `out`), if it is kept.
+        places: where in that tuple the argument of a slot is (-1 for `out`, -2 for `kept`), if it is kept.
         rules: for each slot, a function of (xp, g, parent, saved) that calls the rule with what it names.
         joint: the rules that serve several slots: functions of (xp, g, wanted, saved), each with the
             positions in `slots` of its inputs, and their names.
@@ -96,7 +96,7 @@ class Plan:
         # A variadic parameter spreads over the end of `saved`, so `out` and `kept` come before it.
         order = ["out", *op.parameters]
         saved = [name for name in ("out", "kept", *op.parameters) if name in named]
-        self.places = {order.index(name) - 1: i for i, name in enumerate(saved) if name != "kept"}
+        self.places = {-2 if name == "kept" else order.index(name) - 1: i for i, name in enumerate(saved)}
         if op.variadic and op.parameters[-1] in saved:
             first = len(op.parameters) - 1
             self.places |= {slot: self.places[first] + slot - first for slot in range(first, count)}

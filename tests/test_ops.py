@@ -298,7 +298,7 @@ def test_graph_holds_what_the_rules_name_and_nothing_else(case: Case):
     named = {name for slot in node.plan.slots for name in rule_parameters(op.rule_of(slot))}
     for name, ref in (*zip(op.parameters, refs, strict=False), ("out", out)):
         assert (ref() is not None) == (name in named), name
-    kept = named & {*op.parameters, "out"}
+    kept = named & {*op.parameters, "out", "kept"}
     assert node.plan.single == (len(kept) == 1)
     assert node.plan.single or len(node.saved) == len(kept)
 
