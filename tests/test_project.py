@@ -159,6 +159,15 @@ def test_digits(optimizer, tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_series_lstm(cell, tmp_path, capsys):
+    picture = tmp_path / "series.png"
+    accuracy = example("series_lstm").main(["--cell", cell, "--epochs", "20", "--out", str(picture)])
+    assert accuracy >= 0.9
+    assert capsys.readouterr().out.splitlines()[-1] == f"test accuracy {accuracy:.4f}"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_two_moons(capsys):
     assert example("two_moons").main() > 0.98
     lines = capsys.readouterr().out.splitlines()
