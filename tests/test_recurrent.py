@@ -434,3 +434,10 @@ def states(*shape: int) -> Any:
 def test_bad_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_weights_of_other_shapes_are_refused(kernels):
+    layer = nn.GRU(2, 3)
+    layer.weight_hh_l0 = nn.Parameter(mg.zeros((6, 3)))
+    with pytest.raises(ValueError, match=r"gru: .* expected .*\(9, 3\).* got .*\(6, 3\)"):
+        layer(mg.zeros((4, 5, 2)))

@@ -11,6 +11,7 @@ import numpy
 from ..autograd import Variable
 from ..kernels import available
 from ..kernels import recurrence as compiled
+from ..kernels.recurrence import GATES
 from ..primitive import primitive, through_reference
 from .activations import relu, sigmoid
 from .elementwise import tanh
@@ -66,7 +67,20 @@ def recurrence(cell, x, states, weights, reverse=False) -> tuple[Any, ...]:
 
     Returns:
         h after all steps, (steps, batch, hidden); the last h; and of an LSTM the last c.
+
+    Raises:
+        ValueError: the shapes do not fit.
     """
+    steps, batch, inputs = x.shape
+    hidden = states[0].shape[-1]
+    rows = GATES[cell] * hidden
+    expected = [(batch, hidden)] * len(states) + [(rows, inputs), (rows, hidden), (rows,), (rows,)]
+    got = [None if v is None else tuple(v.shape) for v in (*states, *weights)]
+    if any(a not in (None, b) for a, b in zip(got, expected, strict=False)):  # the kernels would not notice
+        raise ValueError(
+            f"{cell}: for input of shape {tuple(x.shape)} expected states and weights of shapes {expected}, "
+            f"got {got}"
+        )
     h, *c = states
     weight_ih, weight_hh, *biases = weights
     bias_ih, bias_hh = biases or (None, None)
@@ -77,7 +91,6 @@ def recurrence(cell, x, states, weights, reverse=False) -> tuple[Any, ...]:
     out: Any = (_recurrence if fused else _by_steps)(
         x, h, weight_ih, weight_hh, cell, reverse, c[0] if c else None, bias_ih, bias_hh
     )
-    steps = x.shape[0]
     last = out[0 if reverse else steps - 1]
     return (out[:steps], last, out[steps]) if cell == "lstm" else (out, last)
 
