@@ -97,61 +97,85 @@ enum { L = BYTES / sizeof(T), PANEL = WIDE * L, DEPTH = 256 };  // a panel of B 
 static inline V load(const T* p) { V v; __builtin_memcpy(&v, p, sizeof v); return v; }
 static inline void store(T* p, V v) { __builtin_memcpy(p, &v, sizeof v); }
 
-// B[k][n] in the order in which `matmul_packed` reads it: panels of WIDE vectors, the last filled up with 0.
-static inline ptrdiff_t packed_size(ptrdiff_t n, ptrdiff_t k) { return (n + PANEL - 1) / PANEL * PANEL * k; }
+// B[k][n] in the order in which `matmul_packed` reads it: panels of WIDE vectors, and a last one of as many as
+// it takes, the last of which is filled up with 0.
+static inline ptrdiff_t packed_size(ptrdiff_t n, ptrdiff_t k) { return (n + L - 1) / L * L * k; }
+
+static inline ptrdiff_t panel_vectors(ptrdiff_t n) {
+    return std::min<ptrdiff_t>(WIDE, (n + L - 1) / L);
+}
 
 static inline void pack(ptrdiff_t n, ptrdiff_t k, const T* b, ptrdiff_t b_row, ptrdiff_t b_column, T* out) {
-    for (ptrdiff_t j = 0; j < n; j += PANEL) {
-        const ptrdiff_t width = std::min<ptrdiff_t>(PANEL, n - j);
-        for (ptrdiff_t p = 0; p < k; ++p, out += PANEL) {
+    for (ptrdiff_t j = 0, panel; j < n; j += panel) {
+        panel = panel_vectors(n - j) * L;
+        const ptrdiff_t width = std::min(panel, n - j);
+        for (ptrdiff_t p = 0; p < k; ++p, out += panel) {
             const T* from = b + p * b_row + j * b_column;
             if (b_column == 1) for (ptrdiff_t c = 0; c < width; ++c) out[c] = from[c];
             else for (ptrdiff_t c = 0; c < width; ++c) out[c] = from[c * b_column];
-            for (ptrdiff_t c = width; c < PANEL; ++c) out[c] = 0;
+            for (ptrdiff_t c = width; c < panel; ++c) out[c] = 0;
         }
     }
 }
 
-template <bool add, int M>
+template <bool add, int M, int W>
 static inline void _tile(ptrdiff_t k, const T* a, ptrdiff_t a_row, ptrdiff_t a_column, const T* b,
                          T* c, ptrdiff_t c_row, ptrdiff_t width) {
-    V sum[M][WIDE] = {};
+    V sum[M][W] = {};
     for (ptrdiff_t p = 0; p < k; ++p) {
-        V line[WIDE];
+        V line[W];
 #pragma GCC unroll 8
-        for (int w = 0; w < WIDE; ++w) line[w] = load(b + p * PANEL + w * L);
+        for (int w = 0; w < W; ++w) line[w] = load(b + (p * W + w) * L);
 #pragma GCC unroll 8
         for (int r = 0; r < M; ++r) {
             const T x = a[r * a_row + p * a_column];
 #pragma GCC unroll 8
-            for (int w = 0; w < WIDE; ++w) sum[r][w] += x * line[w];
+            for (int w = 0; w < W; ++w) sum[r][w] += x * line[w];
         }
     }
+    const bool full = width == W * L;
     for (int r = 0; r < M; ++r, c += c_row) {
-        T rest[PANEL];
-        T* to = width == PANEL ? c : rest;
-        if (add && width < PANEL) for (ptrdiff_t j = 0; j < width; ++j) rest[j] = c[j];
+        T rest[W * L];
+        T* to = full ? c : rest;
+        if (add && !full) for (ptrdiff_t j = 0; j < width; ++j) rest[j] = c[j];
 #pragma GCC unroll 8
-        for (int w = 0; w < WIDE; ++w) store(to + w * L, add ? load(to + w * L) + sum[r][w] : sum[r][w]);
-        if (width < PANEL) for (ptrdiff_t j = 0; j < width; ++j) c[j] = rest[j];
+        for (int w = 0; w < W; ++w) store(to + w * L, add ? load(to + w * L) + sum[r][w] : sum[r][w]);
+        if (!full) for (ptrdiff_t j = 0; j < width; ++j) c[j] = rest[j];
     }
 }
 
-template <bool add, int M>
+template <bool add, int M, int W>
 static inline void _tiles(ptrdiff_t m, ptrdiff_t k, const T* a, ptrdiff_t a_row, ptrdiff_t a_column,
                           const T* b, T* c, ptrdiff_t c_row, ptrdiff_t width) {
     for (; m >= M; m -= M, a += M * a_row, c += M * c_row)
-        _tile<add, M>(k, a, a_row, a_column, b, c, c_row, width);
-    if constexpr (M > 1) if (m) _tiles<add, M - 1>(m, k, a, a_row, a_column, b, c, c_row, width);
+        _tile<add, M, W>(k, a, a_row, a_column, b, c, c_row, width);
+    if constexpr (M > 1) if (m) _tiles<add, M - 1, W>(m, k, a, a_row, a_column, b, c, c_row, width);
+}
+
+// The columns of C that belong to one panel, of W vectors or fewer.
+template <bool add, int W = WIDE>
+static inline void _panel(ptrdiff_t vectors, ptrdiff_t m, ptrdiff_t k, const T* a, ptrdiff_t a_row,
+                          ptrdiff_t a_column, const T* b, T* c, ptrdiff_t c_row, ptrdiff_t width) {
+    if constexpr (W > 1) if (vectors < W) {
+        _panel<add, W - 1>(vectors, m, k, a, a_row, a_column, b, c, c_row, width);
+        return;
+    }
+    _tiles<add, ROWS, W>(m, k, a, a_row, a_column, b, c, c_row, width);
 }
 
 // C[m][n] = A[m][k] B[k][n], or with `add` C += A B, on one thread; A has any strides, the rows of C lie
-// c_row apart, and B is packed.
+// c_row apart, and B is packed; it may be the upper left part of what was packed, of so many rows and
+// columns.
 template <bool add>
 static inline void matmul_packed(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const T* a, ptrdiff_t a_row,
-                                 ptrdiff_t a_column, const T* b, T* c, ptrdiff_t c_row) {
-    for (ptrdiff_t j = 0; j < n; j += PANEL, b += k * PANEL)
-        _tiles<add, ROWS>(m, k, a, a_row, a_column, b, c + j, c_row, std::min<ptrdiff_t>(PANEL, n - j));
+                                 ptrdiff_t a_column, const T* b, T* c, ptrdiff_t c_row,
+                                 ptrdiff_t packed_k = 0, ptrdiff_t packed_n = 0) {
+    for (ptrdiff_t j = 0; j < n;) {
+        const ptrdiff_t vectors = panel_vectors(std::max(n, packed_n) - j);
+        _panel<add>(vectors, m, k, a, a_row, a_column, b, c + j, c_row, std::min(vectors * L, n - j));
+        b += std::max(k, packed_k) * vectors * L;
+        j += vectors * L;
+    }
 }
 
 // The same for a B of any strides, which is packed piece by piece.
@@ -160,16 +184,16 @@ static inline void matmul(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const T* a, ptr
                           ptrdiff_t a_column, const T* b, ptrdiff_t b_row, ptrdiff_t b_column, T* c,
                           ptrdiff_t c_row) {
     alignas(BYTES) T packed[DEPTH * PANEL];
-    for (ptrdiff_t j = 0; j < n; j += PANEL) {
-        const ptrdiff_t width = std::min<ptrdiff_t>(PANEL, n - j);
+    for (ptrdiff_t j = 0, vectors; j < n; j += vectors * L) {
+        vectors = panel_vectors(n - j);
+        const ptrdiff_t width = std::min(vectors * L, n - j);
         ptrdiff_t p = 0;
         do {
             const ptrdiff_t depth = std::min<ptrdiff_t>(DEPTH, k - p);
             pack(width, depth, b + p * b_row + j * b_column, b_row, b_column, packed);
-            if (add || p)
-                _tiles<true, ROWS>(m, depth, a + p * a_column, a_row, a_column, packed, c + j, c_row, width);
-            else
-                _tiles<false, ROWS>(m, depth, a, a_row, a_column, packed, c + j, c_row, width);
+            const T* from = a + p * a_column;
+            if (add || p) _panel<true>(vectors, m, depth, from, a_row, a_column, packed, c + j, c_row, width);
+            else _panel<false>(vectors, m, depth, from, a_row, a_column, packed, c + j, c_row, width);
             p += DEPTH;
         } while (p < k);
     }
