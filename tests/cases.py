@@ -18,6 +18,7 @@ import minigrad as mg
 from minigrad.nn import functional as F  # noqa: N812
 from minigrad.nn.functional import cross_entropy
 from minigrad.ops.dropout import keep_scaled
+from minigrad.nn.functional import cross_entropy, scaled_dot_product_attention
 from minigrad.ops.penalties import logit_loss, probability_loss
 
 
@@ -1314,3 +1315,49 @@ for shape, of_mask in (((5,), (5,)), ((2, 3), (2, 3)), ((2, 3, 2), (2, 3, 1))):
         numpy=numpy_kept,
         torch=None,  # a dropout whose mask is known
     )
+# --- attention ---------------------------------------------------------------------------------------
+
+
+def numpy_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: Any = True) -> np.ndarray:
+    scores = q @ np.swapaxes(k, -1, -2) / math.sqrt(q.shape[-1])
+    e = np.where(visible, np.exp(scores), 0.0)
+    total = e.sum(axis=-1, keepdims=True)
+    return e / np.where(total == 0, 1.0, total) @ v
+
+
+def torch_attention(*inputs: Any, **settings: Any) -> Any:
+    """By formulas: torch's own kernel has no second derivatives."""
+    attention = importlib.import_module("torch.nn.attention")
+    with attention.sdpa_kernel(attention.SDPBackend.MATH):
+        return torch().nn.functional.scaled_dot_product_attention(*inputs, **settings)
+
+
+def masked(visible: np.ndarray) -> dict[str, Any]:
+    """The functions of a row with this mask."""
+    return {
+        "minigrad": lambda q, k, v: scaled_dot_product_attention(
+            q, k, v, mg.tensor(visible, device=q.device)
+        ),
+        "numpy": lambda q, k, v: numpy_attention(q, k, v, visible),
+        "torch": lambda q, k, v: torch_attention(q, k, v, torch().from_numpy(visible)),
+        "ulps": 16,
+    }
+
+
+some = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 1, 1, 0, 1]], bool)
+for q, k, v, visible in (
+    ((2, 3, 4), (2, 5, 4), (2, 5, 3), some),
+    ((3, 4), (5, 4), (5, 2), some[:, :1]),
+    ((2, 1, 3, 4), (2, 5, 4), (5, 6), np.ones((2, 1, 5), bool)),
+):
+    row("scaled_dot_product_attention", real(*q), real(*k), real(*v), **masked(visible))
+row(
+    "scaled_dot_product_attention",
+    real(2, 2, 5, 3),
+    real(2, 2, 5, 3),
+    real(2, 2, 5, 3),
+    minigrad=lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=True),
+    numpy=lambda q, k, v: numpy_attention(q, k, v, np.tri(5, dtype=bool)),
+    torch=lambda q, k, v: torch_attention(q, k, v, is_causal=True),
+    ulps=16,
+)

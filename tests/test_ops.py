@@ -88,6 +88,7 @@ def test_every_op_has_a_row():
     # Reached by way of rows of other names.
     helpers = {"cast", "cast_away", "copy", "identity", "last_writes", "cofactors", "det_curvature"}
     helpers |= {"length", "p_norm"}  # vector_norm's
+    helpers |= {"up_to_itself"}  # attention's
     helpers |= {"conv2d_weight", "to_places", "from_places", "max_places", "spread", "means"}
     helpers |= {"watch"}  # of the transforms and of fused ops, which test_transforms.py tests
     helpers |= {"recurrence"}  # of recurrent layers: see test_recurrent.py

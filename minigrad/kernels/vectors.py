@@ -97,8 +97,8 @@ enum { L = BYTES / sizeof(T), PANEL = WIDE * L, DEPTH = 256 };  // a panel of B 
 static inline V load(const T* p) { V v; __builtin_memcpy(&v, p, sizeof v); return v; }
 static inline void store(T* p, V v) { __builtin_memcpy(p, &v, sizeof v); }
 
-// B[k][n] in the order in which `matmul_packed` reads it: panels of WIDE vectors, and a last one of as many as
-// it takes, the last of which is filled up with 0.
+// B[k][n] in the order in which `matmul_packed` reads it: panels of WIDE vectors, and a last one of as many
+// as it takes, the last of which is filled up with 0.
 static inline ptrdiff_t packed_size(ptrdiff_t n, ptrdiff_t k) { return (n + L - 1) / L * L * k; }
 
 static inline ptrdiff_t panel_vectors(ptrdiff_t n) {

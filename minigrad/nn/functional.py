@@ -24,6 +24,7 @@ from .activation import (
     softplus,
     tanh,
 )
+from .attention import scaled_dot_product_attention
 from .dropout import dropout, dropout2d
 from .embedding import embedding
 from .loss_functions import (
@@ -68,6 +69,7 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "scaled_dot_product_attention",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
