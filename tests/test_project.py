@@ -173,3 +173,16 @@ def test_two_moons(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert sum("o" in line and "x" in line for line in lines) > 5
     assert len((ROOT / "examples" / "two_moons.py").read_text().splitlines()) <= 60
+
+
+def test_char_gpt(tmp_path, capsys):
+    """It learns a short text, saves, and goes on from there."""
+    text, saved, picture = (tmp_path / name for name in ("text", "gpt.safetensors", "gpt.png"))
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    settings = ["--text", str(text), "--every", "10", "--out", str(picture)]
+    run = example("char_gpt").main
+    first = run([*settings, "--steps", "10", "--save", str(saved)])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    second = run([*settings, "--steps", "25", "--resume", str(saved)])
+    assert second < first - 0.1
+    assert capsys.readouterr().out.splitlines()[-1] == f"held-out text: {second:.3f} bits per character"

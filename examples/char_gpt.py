@@ -1,0 +1,223 @@
+"""Train a small transformer to write text, one character after the other, and draw how it learned.
+
+    python examples/char_gpt.py --steps 1500 --seed 0
+    python examples/char_gpt.py --text FILE --save model.safetensors
+    python examples/char_gpt.py --text FILE --resume model.safetensors --steps 3000
+
+The default text is one that every Python has with it: its own documentation (`pydoc_data.topics`). The last
+tenth of it is held out. The net is a GPT (Radford et al., 2019): each layer first looks at what came before
+each character, by attention, and then thinks about each character by itself.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from pydoc_data import topics
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # draw into a file: no screen is needed
+
+import matplotlib.pyplot as plt
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+import minigrad as mg
+from minigrad import nn
+from minigrad.nn.functional import cross_entropy, scaled_dot_product_attention
+
+LAYERS, WIDTH, HEADS, CONTEXT, BATCH = 4, 128, 4, 64, 16
+
+
+class SelfAttention(nn.Module):
+    """Each character asks for what it needs (query), and takes it from those before it (key and value)."""
+
+    def __init__(self):
+        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.out = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: mg.Tensor) -> mg.Tensor:
+        batch, length, width = x.shape
+
+        def heads(y: mg.Tensor) -> mg.Tensor:  # (batch, heads, length, width of a head)
+            return mg.permute_dims(mg.reshape(y, (batch, length, HEADS, width // HEADS)), (0, 2, 1, 3))
+
+        q, k, v = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
+        y = scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(mg.reshape(mg.permute_dims(y, (0, 2, 1, 3)), x.shape))
+
+
+class Block(nn.Module):
+    """Attention, then a net for each character by itself; each adds to what it was given."""
+
+    def __init__(self):
+        self.norm1, self.attention = nn.LayerNorm(WIDTH), SelfAttention()
+        self.norm2 = nn.LayerNorm(WIDTH)
+        self.net = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+
+    def forward(self, x: mg.Tensor) -> mg.Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.net(self.norm2(x))
+
+
+class GPT(nn.Module):
+    """For characters by number, (batch, length), scores of what comes next, (batch, length, characters)."""
+
+    def __init__(self, characters: int):
+        self.characters, self.places = nn.Embedding(characters, WIDTH), nn.Embedding(CONTEXT, WIDTH)
+        self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
+        self.norm, self.scores = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, characters)
+        for parameter in (self.characters.weight, self.places.weight):
+            nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, tokens: mg.Tensor) -> mg.Tensor:
+        x = self.characters(tokens) + self.places.weight[: tokens.shape[1]]
+        return self.scores(self.norm(self.blocks(x)))
+
+
+def batch_of(text: np.ndarray, starts: np.ndarray, device: str) -> tuple[mg.Tensor, mg.Tensor]:
+    """Pieces of the text, and the same one character further."""
+    pieces = text[starts[:, None] + np.arange(CONTEXT + 1)]
+    return mg.tensor(pieces[:, :-1], device=device), mg.tensor(pieces[:, 1:], device=device)
+
+
+def loss_of(model: GPT, x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
+    scores = model(x)
+    return cross_entropy(mg.reshape(scores, (-1, scores.shape[-1])), mg.reshape(y, (-1,)))
+
+
+def bits(model: GPT, text: np.ndarray, device: str) -> float:
+    """The mean loss over a text, in bits per character."""
+    starts = np.linspace(0, len(text) - CONTEXT - 1, 128).astype(int)
+    with mg.no_grad():
+        losses = [loss_of(model, *batch_of(text, part, device)).item() for part in np.split(starts, 8)]
+    return float(np.mean(losses)) / math.log(2)
+
+
+def sample(model: GPT, start: list[int], length: int, device: str) -> list[int]:
+    """A text that goes on from `start`: each character drawn by the probabilities that the net gives."""
+    tokens = list(start)
+    rng = mg.random.generator()
+    with mg.no_grad():
+        for _ in range(length):
+            scores = model(mg.tensor([tokens[-CONTEXT:]], device=device))[0, -1]
+            p = mg.softmax(scores / 0.8).numpy().astype(float)
+            tokens.append(int(rng.choice(len(p), p=p / p.sum())))
+    return tokens[len(start) :]
+
+
+def save(path: str, model: GPT, optimizer: Any, step: int, alphabet: str) -> None:
+    """Weights, the optimizer's state and that of the random numbers: all that is needed to go on."""
+    arrays = {f"model.{name}": array for name, array in model.state_dict().items()}
+    state = optimizer.state_dict()
+    for i, of_parameter in state["state"].items():
+        for name, value in of_parameter.items():
+            arrays[f"optimizer.{i}.{name}"] = np.asarray(value)
+    rest = {"step": step, "alphabet": alphabet, "random": mg.random.get_state()}
+    save_file({k: np.asarray(a, order="C") for k, a in arrays.items()}, path, {"char_gpt": json.dumps(rest)})
+
+
+def main(arguments: Sequence[str] | None = None) -> float:
+    """Train, print samples and draw; returns the bits per character of the held-out text."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--text", help="a file to learn from (default: Python's documentation)")
+    parser.add_argument("--backend", choices=["numpy", "cupy"], default=mg.backend())
+    parser.add_argument("--steps", type=int, default=4000, help="in all (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=500, help="steps from one sample to the next")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", help="where to keep the net and the state of its training")
+    parser.add_argument("--resume", help="a file of --save to go on from")
+    parser.add_argument("--out", default="char_gpt.png", help="where the picture goes (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if options.steps < 1 or options.every < 1:
+        parser.error("--steps and --every must be at least 1")
+    mg.set_backend(options.backend)
+    mg.random.seed(options.seed)
+
+    text = Path(options.text).read_text() if options.text else "\n\n".join(topics.topics.values())
+    alphabet = "".join(sorted(set(text)))
+    kept: dict[str, Any] = {}
+    saved = None
+    if options.resume:
+        saved = safe_open(options.resume, "numpy")
+        kept = json.loads(saved.metadata()["char_gpt"])
+        if not set(alphabet) <= set(kept["alphabet"]):
+            parser.error("--resume: the text has characters that the net has not learned")
+        alphabet = kept["alphabet"]
+    numbers = {c: i for i, c in enumerate(alphabet)}
+    tokens = np.array([numbers[c] for c in text])
+    if len(tokens) < 20 * CONTEXT:
+        parser.error(f"the text must have at least {20 * CONTEXT} characters, got {len(tokens)}")
+    cut = len(tokens) * 9 // 10
+    train, held_out = tokens[:cut], tokens[cut:]
+
+    model = GPT(len(alphabet))
+    optimizer = mg.optim.Adam(model.parameters(), lr=2e-3)
+    first = 0
+    if saved is not None:
+        names = saved.keys()
+        model.load_state_dict({k[6:]: saved.get_tensor(k) for k in names if k.startswith("model.")})
+        state = optimizer.state_dict()
+        state["state"] = {}
+        for key in names:
+            if key.startswith("optimizer."):
+                _, i, name = key.split(".")
+                value = saved.get_tensor(key)
+                state["state"].setdefault(int(i), {})[name] = value if value.ndim else value.item()
+        optimizer.load_state_dict(state)
+        mg.random.set_state(kept["random"])
+        first = kept["step"]
+
+    curves: dict[str, list[tuple[int, float]]] = {"training": [], "held out": []}
+    begin = time.perf_counter()
+    progress = tqdm(range(first, options.steps), initial=first, total=options.steps, unit="step")
+    for step in progress:
+        warm = min(1.0, (step + 1) / 100)  # the learning rate rises, then falls along half a cosine
+        optimizer.param_groups[0]["lr"] = (
+            2e-3 * warm * (0.55 + 0.45 * math.cos(math.pi * step / options.steps))
+        )
+        starts = mg.random.generator().integers(0, len(train) - CONTEXT, BATCH)
+        optimizer.zero_grad()
+        loss = loss_of(model, *batch_of(train, starts, options.backend))
+        loss.backward()
+        optimizer.step()
+        curves["training"].append((step + 1, loss.item() / math.log(2)))
+        if (step + 1) % options.every == 0 or step + 1 == options.steps:
+            curves["held out"].append((step + 1, bits(model, held_out, options.backend)))
+            with mg.random.fork(options.seed):
+                written = sample(model, list(held_out[:CONTEXT]), 160, options.backend)
+            progress.write(f"--- step {step + 1}\n{''.join(alphabet[i] for i in written)}\n")
+        if (step + 1) % 20 == 0:
+            progress.set_postfix(bits=f"{np.mean([b for _, b in curves['training'][-20:]]):.3f}")
+    if options.save:
+        save(options.save, model, optimizer, max(first, options.steps), alphabet)
+
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for name, points in curves.items():
+        axis.plot(
+            *zip(*points, strict=True) if points else ([], []),
+            label=name,
+            lw=0.7 if name == "training" else 2,
+        )
+    axis.set(xlabel="step", ylabel="bits per character")
+    axis.legend()
+    figure.savefig(options.out, dpi=120)
+    plt.close(figure)
+    result = bits(model, held_out, options.backend)
+    print(
+        f"{options.steps - first} steps in {time.perf_counter() - begin:.1f} s; curves drawn to {options.out}"
+    )
+    print(f"held-out text: {result:.3f} bits per character")
+    return result
+
+
+if __name__ == "__main__":
+    main()
