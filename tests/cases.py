@@ -16,9 +16,8 @@ import numpy as np
 
 import minigrad as mg
 from minigrad.nn import functional as F  # noqa: N812
-from minigrad.nn.functional import cross_entropy
-from minigrad.ops.dropout import keep_scaled
 from minigrad.nn.functional import cross_entropy, scaled_dot_product_attention
+from minigrad.ops.dropout import keep_scaled
 from minigrad.ops.penalties import logit_loss, probability_loss
 
 
@@ -1315,6 +1314,8 @@ for shape, of_mask in (((5,), (5,)), ((2, 3), (2, 3)), ((2, 3, 2), (2, 3, 1))):
         numpy=numpy_kept,
         torch=None,  # a dropout whose mask is known
     )
+
+
 # --- attention ---------------------------------------------------------------------------------------
 
 
