@@ -83,7 +83,10 @@ _MACROS = """
 #define MAX(...) _max<T>(m, [&](ptrdiff_t j) -> T { return __VA_ARGS__; })
 """
 
-_EACH_CPU = "#define EACH(...) for (ptrdiff_t j = 0; j < m; ++j) { __VA_ARGS__; }\n"
+# What a compiler cannot know of several outputs: that no element is read that another one has written.
+_EACH_CPU = """
+#define EACH(...) _Pragma("GCC ivdep") for (ptrdiff_t j = 0; j < m; ++j) { __VA_ARGS__; }
+"""
 _EACH_GPU = "#define EACH(...) for (ptrdiff_t j = threadIdx.x; j < m; j += blockDim.x) { __VA_ARGS__; }\n"
 
 

@@ -109,12 +109,15 @@ static inline void pack(ptrdiff_t n, ptrdiff_t k, const T* b, ptrdiff_t b_row, p
     for (ptrdiff_t j = 0, panel; j < n; j += panel) {
         panel = panel_vectors(n - j) * L;
         const ptrdiff_t width = std::min(panel, n - j);
-        for (ptrdiff_t p = 0; p < k; ++p, out += panel) {
-            const T* from = b + p * b_row + j * b_column;
-            if (b_column == 1) for (ptrdiff_t c = 0; c < width; ++c) out[c] = from[c];
-            else for (ptrdiff_t c = 0; c < width; ++c) out[c] = from[c * b_column];
+        const T* from = b + j * b_column;
+        if (b_column == 1)
+            for (ptrdiff_t p = 0; p < k; ++p) for (ptrdiff_t c = 0; c < width; ++c)
+                out[p * panel + c] = from[p * b_row + c];
+        else  // along the columns, which may lie in one piece
+            for (ptrdiff_t c = 0; c < width; ++c) for (ptrdiff_t p = 0; p < k; ++p)
+                out[p * panel + c] = from[p * b_row + c * b_column];
+        for (ptrdiff_t p = 0; p < k; ++p, out += panel)
             for (ptrdiff_t c = width; c < panel; ++c) out[c] = 0;
-        }
     }
 }
 

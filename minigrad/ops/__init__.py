@@ -135,13 +135,13 @@ from .joining import (
     tile,
     unstack,
 )
+from .linear import linear
 from .pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from .products import (
     cross,
     diagonal,
     einsum,
     kron,
-    linear,
     matmul,
     outer,
     tensordot,

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ..backend import check_axes, check_axis, create, integer, numpy_namespace, refuse_dtype
+from ..backend import check_axes, check_axis, create, integer, refuse_dtype
 from ..primitive import expect_arrays, primitive
 from . import beyond
 from .elementwise import multiply
@@ -38,37 +38,6 @@ def _matmul_dy(xp, g, x, shape):
 def matmul(xp, x, y) -> Any:
     """The matrix product over the last two axes; the axes before broadcast. 1-D inputs are vectors."""
     return x @ y
-
-
-def _rows(xp, x):
-    """x as a matrix: all axes but the last made into one."""
-    return x if x.ndim == 2 else xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
-
-
-def _times_rows(xp, x, y):
-    """x @ y as one product of two matrices: a stack of small ones is slower."""
-    return x @ y if x.ndim <= 2 else xp.reshape(_rows(xp, x) @ y, (*x.shape[:-1], y.shape[-1]))
-
-
-@primitive(
-    "weight is [out, in]: its last axis must be as long as that of x",
-    x=lambda xp, g, weight: _times_rows(xp, g, weight),
-    weight=lambda xp, g, x: _rows(xp, g).mT @ _rows(xp, x),
-    bias=lambda xp, g: _rows(xp, g),
-)
-def linear(xp, x, weight, bias=None) -> Any:
-    """x @ weight.T + bias, in one step: x is (..., in), `weight` (out, in), `bias` (out,) or None."""
-    if getattr(weight, "ndim", 0) != 2 or (
-        bias is not None and getattr(bias, "shape", ()) != weight.shape[:1]
-    ):
-        raise ValueError("weight must have 2 axes, and bias the first of them")
-    out = _times_rows(xp, x, weight.mT)
-    if bias is None:
-        return out
-    if xp is numpy_namespace and out.dtype == bias.dtype:
-        out += bias  # which nobody else has
-        return out
-    return out + bias
 
 
 def vecdot(x, y, axis=-1) -> Any:

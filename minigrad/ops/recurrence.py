@@ -16,7 +16,7 @@ from ..primitive import primitive, through_reference
 from .activations import relu, sigmoid
 from .elementwise import tanh
 from .joining import split, stack
-from .products import linear
+from .linear import linear
 
 # --- one step ----------------------------------------------------------------------------------------
 
