@@ -73,7 +73,7 @@ def _matmul(x, y, bias=None):
     # Blocks of 256 rows, so that B is not packed too often; and columns cut, for some parts for each thread.
     down = -(-m // 256)
     across = min(-(-n // 32), -(-8 // down))
-    row = c if bias is None else numpy.ascontiguousarray(bias)
+    row = a if bias is None else numpy.ascontiguousarray(bias)  # a, where there is none, is not looked at
     strides = (a_row, a_column, b_row, b_column, bias is not None, down, across)
     return _product()(a, b, row, m, n, k, *strides, c, size=down * across)
 
