@@ -31,7 +31,7 @@ def test_losses_follow_those_of_torch(name, record_property):
             losses.append(loss.item())
         curves.append(np.array(losses))
     ours, theirs = curves
-    difference = np.max(np.abs(ours - theirs) / theirs)
+    difference = float(np.max(np.abs(ours - theirs) / theirs))
     record_property("largest difference", difference)
     print(f"{name}: loss {ours[0]:.4f} to {ours[-1]:.4f}, largest relative difference {difference:.1e}")
     assert ours[-1] < 0.8 * ours[0]  # it learns
