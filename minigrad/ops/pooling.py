@@ -276,7 +276,7 @@ def _windows(op, input, kernel_size, stride, padding, dilation, ceil_mode):
             raise ValueError(f"{op}: padding must be at most half of kernel_size, got {padding} and {kernel}")
         room = n + 2 * p - (k - 1) * d - 1
         count = room // s + 1
-        if ceil_mode and room >= 0 and room % s and count * s < n + p:
+        if ceil_mode and room % s and count * s < n + p:
             count += 1
         output.append(count)
     if min(output) < 1:
