@@ -80,6 +80,7 @@ def test_shapes_layouts_and_special_values():
     assert fits(x)
     assert not fits(x.astype(np.float16))
     assert not fits(np.zeros((0, 3)))
+    assert not fits(x.astype(x.dtype.newbyteorder()))
     assert not fits([1.0])
 
 

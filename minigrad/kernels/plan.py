@@ -42,7 +42,7 @@ def fits(x: Any) -> bool:
         if backend is None or backend.name != "cupy" or plain(x) is not x:
             return False
         return x.dtype.char in "fd" and x.size > 0
-    return x.dtype.char in "fd" and x.size > 0 and available()
+    return x.dtype.char in "fd" and x.dtype.isnative and x.size > 0 and available()
 
 
 @functools.cache
