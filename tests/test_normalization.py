@@ -214,3 +214,10 @@ def test_bad_arguments():
     ):
         with pytest.raises(TypeError, match=r"layer_norm|LayerNorm"):
             call()
+
+
+def test_running_statistics_keep_their_dtype(kernels):
+    layer = mg.nn.BatchNorm1d(3)
+    layer(mg.ones((4, 3, 2), dtype=mg.float64))
+    assert layer.running_mean.dtype == layer.running_var.dtype == mg.float32
+    np.testing.assert_allclose(layer.running_mean.numpy(), 0.1, rtol=1e-6)

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from ..autograd import Variable
-from ..backend import integer, integers, is_floating, namespace, plain
+from ..backend import cast, integer, integers, is_floating, namespace, plain
 from ..kernels import RowKernel, fits
 from ..primitive import expect_arrays, primitive, through_reference
 from .elementwise import sqrt, square
@@ -360,7 +360,8 @@ def batch_norm(
     if running_mean is not None:
         middle, variance = statistics
         for running, value in ((running_mean, middle), (running_var, variance * (count / (count - 1)))):
-            running.data = running._data * (1 - momentum) + value * momentum
+            value = running._data * (1 - momentum) + value * momentum
+            running.data = cast(namespace("batch_norm", [value]), value, running.dtype)
     if fused:
         return _batch_norm(input, weight, bias, eps, statistics)
     return _batch_composed(input, weight, bias, eps)
