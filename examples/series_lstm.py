@@ -128,9 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> float:
         for x, y in batches:
             optimizer.zero_grad()
             scores = model(as_series(x))
-            # What counts is what it says at the end, and a little what it says on the way.
+            # What it says at the end counts as much as all that it says on the way.
             loss = cross_entropy(scores[-1], y)
-            loss += 0.3 * cross_entropy(mg.reshape(scores, (-1, 10)), mg.tile(y, ROWS))
+            loss += cross_entropy(mg.reshape(scores, (-1, 10)), mg.tile(y, ROWS))
             loss.backward()
             optimizer.step()
             schedule.step()
