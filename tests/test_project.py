@@ -2,13 +2,16 @@
 
 import ast
 import doctest
+import gzip
 import importlib.util
 import inspect
 import pkgutil
 import re
+import struct
 from pathlib import Path
 
 import functions_page
+import numpy
 import pytest
 
 import minigrad as mg
@@ -157,6 +160,32 @@ def test_digits(optimizer, tmp_path, capsys):
     assert accuracy >= 0.97
     assert capsys.readouterr().out.splitlines()[-1] == f"test accuracy {accuracy:.4f}"
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_digits_cnn(tmp_path, capsys):
+    picture = tmp_path / "digits_cnn.png"
+    accuracy = example("digits_cnn").main(["--epochs", "10", "--out", str(picture)])
+    assert accuracy >= 0.97
+    assert capsys.readouterr().out.splitlines()[-1] == f"test accuracy {accuracy:.4f}"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_digits_cnn_reads_files_of_mnist(tmp_path):
+    """Two files gzipped, two not; images of 8 by 8 with a bright line, whose height is the class."""
+    random = numpy.random.default_rng(0)
+    for part, size in (("train", 240), ("t10k", 60)):
+        labels = random.integers(0, 3, size, numpy.uint8)
+        images = random.integers(0, 100, (size, 8, 8), numpy.uint8)
+        images[numpy.arange(size), 3 * labels] = 255
+        header = struct.pack(">4B3i", 0, 0, 8, 3, *images.shape)
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes()))
+        header = struct.pack(">4Bi", 0, 0, 8, 1, size)
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+    settings = ["--data", str(tmp_path), "--batch", "16", "--out", str(tmp_path / "picture.png")]
+    assert example("digits_cnn").main(settings) >= 0.95
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(SystemExit, match="there is no t10k-labels-idx1-ubyte nor"):
+        example("digits_cnn").main(settings)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
