@@ -1,17 +1,21 @@
 """Train a small transformer to write text, one character after the other, and draw how it learned.
 
-    python examples/char_gpt.py --steps 1500 --seed 0
-    python examples/char_gpt.py --text FILE --save model.safetensors
-    python examples/char_gpt.py --text FILE --resume model.safetensors --steps 3000
+    python examples/char_gpt.py
+    python examples/char_gpt.py --text FILE --steps 2000 --save gpt.safetensors
+    python examples/char_gpt.py --text FILE --resume gpt.safetensors --steps 4000
 
-The default text is one that every Python has with it: its own documentation (`pydoc_data.topics`). The last
-tenth of it is held out. The net is a GPT (Radford et al., 2019): each layer first looks at what came before
-each character, by attention, and then thinks about each character by itself.
+By default it trains for some three minutes on two cores, on a text that every Python has with it: its own
+documentation (`pydoc_data.topics`). The last tenth of the text is held out. `--save` keeps the net and the
+state of its training, and `--resume` goes on from there up to the number of `--steps`.
+
+The net is a GPT (Radford et al., 2019): each layer first looks at what came before each character, by
+attention, and then thinks about each character by itself.
 """
 
 import argparse
 import json
 import math
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +37,12 @@ from minigrad import nn
 from minigrad.nn.functional import cross_entropy, scaled_dot_product_attention
 
 LAYERS, WIDTH, HEADS, CONTEXT, BATCH = 4, 128, 4, 64, 16
+RATE = 3e-3
+
+
+def rate(step: int, steps: int) -> float:
+    """The learning rate: it rises for 100 steps, and falls along half a cosine to a tenth."""
+    return RATE * min(1.0, (step + 1) / 100) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
 
 
 class SelfAttention(nn.Module):
@@ -123,6 +133,33 @@ def save(path: str, model: GPT, optimizer: Any, step: int, alphabet: str) -> Non
     save_file({k: np.asarray(a, order="C") for k, a in arrays.items()}, path, {"char_gpt": json.dumps(rest)})
 
 
+def draw(path: str, curves: dict[str, list[tuple[int, float]]], samples: list[tuple[int, str]]) -> None:
+    """How the loss went, on the left; what the net wrote early, midway and at the end, on the right."""
+    figure = plt.figure(figsize=(12, 5), layout="constrained")
+    parts: Any = figure.subfigures(1, 2, width_ratios=(1, 1.1))
+    axis = parts[0].subplots()
+    for (name, points), color in zip(curves.items(), ("tab:blue", "tab:orange"), strict=True):
+        steps, losses = np.reshape(points, (-1, 2)).T
+        if name == "training":
+            axis.plot(steps, losses, color=color, alpha=0.25, linewidth=0.7)
+            size = max(1, len(points) // 40)  # batches differ much: the mean over some tells more
+            steps, losses = (np.convolve(v, np.ones(size) / size, "valid") for v in (steps, losses))
+        axis.plot(steps, losses, "o-" if name == "held out" else "-", color=color, markersize=4, label=name)
+    axis.set(xlabel="step", ylabel="bits per character")
+    axis.legend()
+    shown = [samples[i] for i in sorted({0, (len(samples) - 1) // 2, len(samples) - 1})]
+    axes = parts[1].subplots(3, 1)
+    for axis in axes:
+        axis.set_axis_off()
+    for (step, text), axis in zip(shown, axes, strict=False):
+        lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 74) or [""]]
+        axis.set_title(f"written after {step} steps", loc="left", size=10)
+        text = "\n".join(lines[:9]).replace("$", r"\$")  # which would begin a formula
+        axis.text(0, 1, text, va="top", family="monospace", size=8, transform=axis.transAxes)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def main(arguments: Sequence[str] | None = None) -> float:
     """Train, print samples and draw; returns the bits per character of the held-out text."""
     parser = argparse.ArgumentParser(
@@ -142,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     mg.set_backend(options.backend)
     mg.random.seed(options.seed)
 
-    text = Path(options.text).read_text() if options.text else "\n\n".join(topics.topics.values())
+    text = Path(options.text).read_text("utf-8") if options.text else "\n\n".join(topics.topics.values())
     alphabet = "".join(sorted(set(text)))
     kept: dict[str, Any] = {}
     saved = None
@@ -160,7 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> float:
     train, held_out = tokens[:cut], tokens[cut:]
 
     model = GPT(len(alphabet))
-    optimizer = mg.optim.Adam(model.parameters(), lr=2e-3)
+    optimizer = mg.optim.RAdam(
+        model.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.1, decoupled_weight_decay=True
+    )
     first = 0
     if saved is not None:
         names = saved.keys()
@@ -175,15 +214,16 @@ def main(arguments: Sequence[str] | None = None) -> float:
         optimizer.load_state_dict(state)
         mg.random.set_state(kept["random"])
         first = kept["step"]
+        if options.steps <= first:
+            parser.error(f"--resume: the net has learned for {first} steps; give more than that as --steps")
 
     curves: dict[str, list[tuple[int, float]]] = {"training": [], "held out": []}
+    samples: list[tuple[int, str]] = []
+    print(f"{len(train)} characters to learn from; the samples go on from {text[cut : cut + CONTEXT]!r}")
     begin = time.perf_counter()
     progress = tqdm(range(first, options.steps), initial=first, total=options.steps, unit="step")
     for step in progress:
-        warm = min(1.0, (step + 1) / 100)  # the learning rate rises, then falls along half a cosine
-        optimizer.param_groups[0]["lr"] = (
-            2e-3 * warm * (0.55 + 0.45 * math.cos(math.pi * step / options.steps))
-        )
+        optimizer.param_groups[0]["lr"] = rate(step, options.steps)
         starts = mg.random.generator().integers(0, len(train) - CONTEXT, BATCH)
         optimizer.zero_grad()
         loss = loss_of(model, *batch_of(train, starts, options.backend))
@@ -193,28 +233,18 @@ def main(arguments: Sequence[str] | None = None) -> float:
         if (step + 1) % options.every == 0 or step + 1 == options.steps:
             curves["held out"].append((step + 1, bits(model, held_out, options.backend)))
             with mg.random.fork(options.seed):
-                written = sample(model, list(held_out[:CONTEXT]), 160, options.backend)
-            progress.write(f"--- step {step + 1}\n{''.join(alphabet[i] for i in written)}\n")
+                written = sample(model, list(held_out[:CONTEXT]), 240, options.backend)
+            samples.append((step + 1, "".join(alphabet[i] for i in written)))
+            progress.write(f"--- step {step + 1}: {curves['held out'][-1][1]:.3f} bits\n{samples[-1][1]}\n")
         if (step + 1) % 20 == 0:
             progress.set_postfix(bits=f"{np.mean([b for _, b in curves['training'][-20:]]):.3f}")
+    seconds = time.perf_counter() - begin
     if options.save:
-        save(options.save, model, optimizer, max(first, options.steps), alphabet)
+        save(options.save, model, optimizer, options.steps, alphabet)
 
-    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for name, points in curves.items():
-        axis.plot(
-            *zip(*points, strict=True) if points else ([], []),
-            label=name,
-            lw=0.7 if name == "training" else 2,
-        )
-    axis.set(xlabel="step", ylabel="bits per character")
-    axis.legend()
-    figure.savefig(options.out, dpi=120)
-    plt.close(figure)
+    draw(options.out, curves, samples)
     result = bits(model, held_out, options.backend)
-    print(
-        f"{options.steps - first} steps in {time.perf_counter() - begin:.1f} s; curves drawn to {options.out}"
-    )
+    print(f"{options.steps - first} steps in {seconds:.1f} s; curves and samples drawn to {options.out}")
     print(f"held-out text: {result:.3f} bits per character")
     return result
 

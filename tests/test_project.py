@@ -205,13 +205,18 @@ def test_two_moons(capsys):
 
 
 def test_char_gpt(tmp_path, capsys):
-    """It learns a short text, saves, and goes on from there."""
+    """It learns a short text, saves, and goes on from there as if it had not stopped."""
     text, saved, picture = (tmp_path / name for name in ("text", "gpt.safetensors", "gpt.png"))
     text.write_text("the quick brown fox jumps over the lazy dog. " * 60)
     settings = ["--text", str(text), "--every", "10", "--out", str(picture)]
-    run = example("char_gpt").main
-    first = run([*settings, "--steps", "10", "--save", str(saved)])
+    module = example("char_gpt")
+    module.rate = lambda step, steps: 2e-3  # the same, however many steps there will be
+    first = module.main([*settings, "--steps", "10", "--save", str(saved)])
     assert picture.read_bytes().startswith(b"\x89PNG")
-    second = run([*settings, "--steps", "25", "--resume", str(saved)])
+    second = module.main([*settings, "--steps", "25", "--resume", str(saved)])
     assert second < first - 0.1
     assert capsys.readouterr().out.splitlines()[-1] == f"held-out text: {second:.3f} bits per character"
+    assert module.main([*settings, "--steps", "25"]) == pytest.approx(second, abs=1e-4)
+    with pytest.raises(SystemExit):
+        module.main([*settings, "--steps", "10", "--resume", str(saved)])
+    assert "the net has learned for 10 steps" in capsys.readouterr().err
