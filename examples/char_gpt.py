@@ -195,6 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> float:
         parser.error(f"the text must have at least {20 * CONTEXT} characters, got {len(tokens)}")
     cut = len(tokens) * 9 // 10
     train, held_out = tokens[:cut], tokens[cut:]
+    # Samples begin where a paragraph does, if there are any.
+    begun = max(text.find("\n\n", cut + CONTEXT) + 2, cut + CONTEXT)
+    start = text[begun - CONTEXT : begun]
 
     model = GPT(len(alphabet))
     optimizer = mg.optim.RAdam(
@@ -219,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
 
     curves: dict[str, list[tuple[int, float]]] = {"training": [], "held out": []}
     samples: list[tuple[int, str]] = []
-    print(f"{len(train)} characters to learn from; the samples go on from {text[cut : cut + CONTEXT]!r}")
+    print(f"{len(train)} characters to learn from; the samples go on from {start!r}")
     begin = time.perf_counter()
     progress = tqdm(range(first, options.steps), initial=first, total=options.steps, unit="step")
     for step in progress:
@@ -233,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
         if (step + 1) % options.every == 0 or step + 1 == options.steps:
             curves["held out"].append((step + 1, bits(model, held_out, options.backend)))
             with mg.random.fork(options.seed):
-                written = sample(model, list(held_out[:CONTEXT]), 240, options.backend)
+                written = sample(model, [numbers[c] for c in start], 240, options.backend)
             samples.append((step + 1, "".join(alphabet[i] for i in written)))
             progress.write(f"--- step {step + 1}: {curves['held out'][-1][1]:.3f} bits\n{samples[-1][1]}\n")
         if (step + 1) % 20 == 0:

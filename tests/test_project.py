@@ -204,13 +204,15 @@ def test_two_moons(capsys):
     assert len((ROOT / "examples" / "two_moons.py").read_text().splitlines()) <= 60
 
 
-def test_char_gpt(tmp_path, capsys):
+def test_char_gpt(tmp_path, capsys, monkeypatch):
     """It learns a short text, saves, and goes on from there as if it had not stopped."""
     text, saved, picture = (tmp_path / name for name in ("text", "gpt.safetensors", "gpt.png"))
     text.write_text("the quick brown fox jumps over the lazy dog. " * 60)
     settings = ["--text", str(text), "--every", "10", "--out", str(picture)]
     module = example("char_gpt")
-    module.rate = lambda step, steps: 2e-3  # the same, however many steps there will be
+    monkeypatch.setattr(
+        module, "rate", lambda step, steps: 2e-3
+    )  # the same, however many steps there will be
     first = module.main([*settings, "--steps", "10", "--save", str(saved)])
     assert picture.read_bytes().startswith(b"\x89PNG")
     second = module.main([*settings, "--steps", "25", "--resume", str(saved)])
