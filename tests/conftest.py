@@ -1,6 +1,12 @@
 """What all tests share: array-api-strict as a backend, and a check that none leaves a mode switched."""
 
 import os
+
+# Several tests run at a time, and have no use for threads of libraries, which spin while they wait. (Kernels
+# keep theirs.) Read when NumPy and torch are loaded.
+for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
