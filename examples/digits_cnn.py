@@ -151,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     guess = np.zeros(0)
     start = time.perf_counter()
     with tqdm(total=epochs * len(batches), unit="batch") as progress:
+        progress.set_postfix_str("the first time, kernels are compiled")
         for epoch in range(epochs):
             losses = []
             for x, y in batches:

@@ -5,8 +5,8 @@ from typing import Any
 
 from .. import ops
 from ..backend import integer
-from ..kernels.recurrence import GATES
 from ..ops.recurrence import gru_step, lstm_step, recurrence, rnn_step
+from ..ops.recurrence_kernels import GATES
 from ..tensor import Tensor
 from . import functional, init
 from .module import Module

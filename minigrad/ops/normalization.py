@@ -11,6 +11,7 @@ from ..autograd import Variable
 from ..backend import cast, integer, integers, is_floating, namespace, plain
 from ..kernels import RowKernel, fits
 from ..primitive import expect_arrays, primitive, through_reference
+from .dtypes import finfo
 from .elementwise import sqrt, square
 from .reductions import mean
 from .shaping import reshape
@@ -164,13 +165,9 @@ def rms_norm(input, normalized_shape, weight=None, eps=None) -> Any:
     """
     x, weight = _as_rows("rms_norm", input, normalized_shape, weight=weight)
     if eps is None:
-        eps = {2: 2.0**-10, 4: 2.0**-23, 8: 2.0**-52}[_itemsize(x)]
+        eps = finfo(x.dtype).eps
     norm = _rms_norm if _fused(x, weight) else _rms_composed
     return _shaped(norm(x, weight, eps), input)
-
-
-def _itemsize(x) -> int:
-    return int(str(x.dtype)[-2:]) // 8
 
 
 def _shaped(y, input):

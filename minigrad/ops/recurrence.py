@@ -1,7 +1,7 @@
 """Recurrent nets over whole sequences: the plain one, GRU and LSTM; one direction of one layer.
 
 Each cell is a function of one step, made of other ops, and a sequence is a loop over it. On NumPy arrays,
-where kernels are compiled, the loop is one op: see `minigrad/kernels/recurrence.py`.
+where kernels are compiled, the loop is one op: see `recurrence_kernels.py`.
 """
 
 from typing import Any
@@ -10,13 +10,13 @@ import numpy
 
 from ..autograd import Variable
 from ..kernels import available
-from ..kernels import recurrence as compiled
-from ..kernels.recurrence import GATES
 from ..primitive import primitive, through_reference
+from . import recurrence_kernels as compiled
 from .activations import relu, sigmoid
 from .elementwise import tanh
 from .joining import split, stack
 from .linear import linear
+from .recurrence_kernels import GATES
 
 # --- one step ----------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy
 
-from .elementwise import ElementwiseKernel
-from .vectors import VECTORS
+from ..kernels import ElementwiseKernel
+from ..kernels.vectors import VECTORS
 
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
 """The cells, and how many gates each has: so many times as long as a state are its products."""
