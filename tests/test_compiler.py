@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -358,3 +359,22 @@ def test_a_home_that_is_not_known_costs_only_the_speed():
     result = run_python(USE, MINIGRAD_CACHE="~nobody_of_that_name/x", MINIGRAD_KERNELS="on")
     assert result.stdout.strip() == "compiled 0"
     assert "there is no cache folder" in result.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told to")
+@needs_compiler
+def test_memory_of_one_step_serves_the_next(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
+        monkeypatch.delenv(name)
+    code = """
+import resource, numpy, minigrad
+assert minigrad.kernels.available()
+def step():
+    arrays = [numpy.ones(1 << 18) for _ in range(8)]
+step(); step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10): step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(faults) < 1000  # of 40,960 pages

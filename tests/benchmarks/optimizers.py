@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from perceptron import Weights, jax_objective, network, values
+from jax_step import jax_step
+from perceptron import jax_objective, network, values
 from timing import Task, find, medians
 
 import minigrad as mg
@@ -151,7 +152,8 @@ def training_task(sizes: tuple[int, ...], batch: int) -> Task:
             inputs = torch.from_numpy(x), torch.from_numpy(y)
             task[name] = loop(network(torch.nn, weights, torch.from_numpy), make, cross_entropy, *inputs)
     if jax:
-        task["jax, compiled"] = jax_step(weights, x, y)
+        params = [(jax.numpy.asarray(w), jax.numpy.asarray(b)) for w, b in weights]
+        task["jax, compiled"] = jax_step(jax, jax_objective(jax, x, y), params)
     rows = [x, *(np.ones((batch, w.shape[0]), np.float32) for w, _ in weights)]
 
     def products() -> None:
@@ -163,42 +165,6 @@ def training_task(sizes: tuple[int, ...], batch: int) -> Task:
 
     task["floor"] = products
     return task
-
-
-def jax_step(weights: Weights, x: np.ndarray, y: np.ndarray) -> Callable[[], None]:
-    """The same as one compiled function, with the memory of its state given over."""
-    jnp = jax.numpy
-    objective = jax_objective(jax, x, y)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1, 2, 3))
-    def step(params: Any, m: Any, v: Any, t: Any) -> Any:
-        g = jax.grad(objective)(params)
-        t = t + 1
-        part1, power2 = 1 - 0.9**t, 0.999**t
-        limit = 2 / (1 - 0.999) - 1
-        length = limit - 2 * t * power2 / (1 - power2)
-        r = jnp.sqrt((length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length))
-        m = jax.tree.map(lambda m, g: m + 0.1 * (g - m), m, g)
-        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
-
-        def moved(p: Any, m: Any, v: Any) -> Any:
-            adapted = m * r * jnp.sqrt(1 - power2) / (jnp.sqrt(v) + 1e-8)
-            return p - 1e-3 / part1 * jnp.where(length > 5, adapted, m)
-
-        return jax.tree.map(moved, params, m, v), m, v, t
-
-    params = [(jnp.asarray(w), jnp.asarray(b)) for w, b in weights]
-    state = [
-        params,
-        jax.tree.map(jnp.zeros_like, params),
-        jax.tree.map(jnp.zeros_like, params),
-        jnp.zeros(()),
-    ]
-
-    def run() -> None:
-        state[:] = jax.block_until_ready(step(*state))
-
-    return run
 
 
 def training(seconds: float) -> None:

@@ -3,8 +3,9 @@
     python tests/benchmarks/training.py [--seconds 10] [--nets cnn mlp] [--compile]
 
 For each net the libraries take turns, with the same weights and batches. Shown are medians, and minigrad's
-share of torch's time; and the memory that five steps need at their peak beyond what was there before, each
-in a process of its own. `--compile` adds `torch.compile`, which takes a minute for each net.
+share of the time of the others: of JAX, too, compiled, where it is installed. Then the memory that five
+steps need at their peak beyond what was there before, each in a process of its own. `--compile` adds
+`torch.compile`, which takes a minute for each net.
 """
 
 import argparse
@@ -17,7 +18,9 @@ from typing import Any
 
 THREADS = os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+import jax_nets  # noqa: E402
 import numpy as np  # noqa: E402 - which reads the number of threads when it is loaded
+from jax_step import jax_step  # noqa: E402
 from nets import NETS, Net, weights  # noqa: E402
 from timing import Task, find, medians  # noqa: E402
 
@@ -94,8 +97,8 @@ def main() -> None:
     if options.peak:
         print(own_peak(options.peak, NETS[options.nets[0]]))
         return
-    torch = find("torch")
-    versions = [f"{m.__name__} {m.__version__}" for m in (np, torch) if m]
+    torch, jax = find("torch"), find("jax")
+    versions = [f"{m.__name__} {m.__version__}" for m in (np, torch, jax) if m]
     print(f"Python {platform.python_version()}, {', '.join(versions)}, {THREADS} threads\n")
     if torch:
         torch.set_num_threads(int(THREADS))
@@ -106,6 +109,10 @@ def main() -> None:
             task["torch"] = theirs(net, torch)
             if options.compile:
                 task["torch.compile"] = theirs(net, torch, compiled=True)
+        if jax:
+            params = {k: jax.numpy.asarray(v) for k, v in weights(net, mg.nn).items()}
+            objective = jax_nets.objective(jax, name, *next(net.batches(1)))
+            task["jax, compiled"] = jax_step(jax, objective, params)
         found = medians(task, options.seconds, burst=0.1)
         print(net.title)
         for library, t in found.items():
