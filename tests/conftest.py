@@ -86,3 +86,32 @@ def _modes_are_restored():
     assert mg.is_grad_enabled()
     assert mg.backend() == "numpy"
     assert mg.ops.default_dtype() == np.float32
+
+
+# --- the tests that need torch, for a second run beside it ------------------------------------------------
+
+_without_torch: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Of a run without torch, note what was skipped for that; and in one beside torch do that alone."""
+    parser.addoption("--note-skipped", metavar="FILE", help="write there which tests lacked torch")
+    parser.addoption("--only-noted", metavar="FILE", help="run those that are noted there, and no others")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple) and "torch" in report.longrepr[2]:
+        _without_torch.append(report.nodeid)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if file := config.getoption("--only-noted"):
+        noted = set(Path(file).read_text().splitlines())
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in noted])
+        items[:] = [item for item in items if item.nodeid in noted]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    file = session.config.getoption("--note-skipped")
+    if file and not hasattr(session.config, "workerinput"):  # the workers report to this process
+        Path(file).write_text("".join(f"{name}\n" for name in _without_torch))

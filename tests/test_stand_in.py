@@ -70,7 +70,8 @@ class Kernel:
     def __call__(self, *args: Any) -> Any:
         assert all(type(a) is Array or not isinstance(a, (np.ndarray, list)) for a in args)
         Kernel.launches.append(self.kernel.name)
-        self.kernel(*[a.view(np.ndarray) if isinstance(a, Array) else a for a in args])
+        out = self.kernel(*[a.view(np.ndarray) if isinstance(a, Array) else a for a in args])
+        return out.view(Array) if isinstance(out, np.ndarray) else tuple(a.view(Array) for a in out)
 
 
 def as_array(function: Any) -> Any:
