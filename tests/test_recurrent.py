@@ -287,7 +287,7 @@ def test_layouts_of_the_input(kernels, kind, layout):
         (output * output).sum().backward()
         found.append((output.detach().numpy(), x.grad.numpy()))
     for one, other in zip(*found, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-12)
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
 
 
 @KINDS
@@ -302,7 +302,7 @@ def test_on_another_array_library(kind):
     results = outputs(layer, x, None), outputs(other, y, None)
     for one, two in zip(*results, strict=True):
         assert isinstance(two.data, type(strict.zeros(1, device=DEVICE)))
-        np.testing.assert_allclose(two.detach().numpy(), one.detach().numpy(), rtol=1e-12)
+        np.testing.assert_allclose(two.detach().numpy(), one.detach().numpy(), rtol=1e-12, atol=1e-14)
     for found in results:
         total((r * r).sum() for r in found).backward()
     np.testing.assert_allclose(y.grad.numpy(), x.grad.numpy(), rtol=1e-10, atol=1e-14)
@@ -331,7 +331,7 @@ def test_vmap_over_sequences(kind):
     x = mg.random.normal((6, 5, 3), dtype=mg.float64)
     output = mg.vmap(lambda one: layer(one)[0])(x)
     expected, _ = layer(mg.swapaxes(x, 0, 1))
-    np.testing.assert_allclose(output.detach().numpy(), expected.detach().numpy().swapaxes(0, 1), rtol=1e-12)
+    np.testing.assert_allclose(output.detach().numpy(), expected.detach().numpy().swapaxes(0, 1), rtol=1e-12, atol=1e-14)
 
 
 # --- dropout, initial values, errors ---------------------------------------------------------------------
