@@ -331,7 +331,9 @@ def test_vmap_over_sequences(kind):
     x = mg.random.normal((6, 5, 3), dtype=mg.float64)
     output = mg.vmap(lambda one: layer(one)[0])(x)
     expected, _ = layer(mg.swapaxes(x, 0, 1))
-    np.testing.assert_allclose(output.detach().numpy(), expected.detach().numpy().swapaxes(0, 1), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        output.detach().numpy(), expected.detach().numpy().swapaxes(0, 1), rtol=1e-12, atol=1e-14
+    )
 
 
 # --- dropout, initial values, errors ---------------------------------------------------------------------
