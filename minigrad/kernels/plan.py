@@ -34,15 +34,24 @@ def available() -> bool:
     return enabled and _compiler_works()
 
 
-def fits(x: Any) -> bool:
-    """Whether kernels run on arrays such as x: NumPy's where they are compiled, or CuPy's; not empty, and of
-    float32 or float64."""
-    if type(x) is not numpy.ndarray:
-        backend = of(x)
-        if backend is None or backend.name != "cupy" or plain(x) is not x:
-            return False
-        return x.dtype.char in "fd" and x.size > 0
-    return x.dtype.char in "fd" and x.dtype.isnative and x.size > 0 and available()
+def compiles(x: Any, *others: Any) -> bool:
+    """Whether kernels that are for a CPU alone run on these: NumPy's arrays of one dtype, float32 or float64,
+    none of them empty; and kernels are compiled here."""
+    if type(x) is not numpy.ndarray or x.dtype.char not in "fd" or not x.dtype.isnative or not x.size:
+        return False
+    alike = not others or all(type(a) is numpy.ndarray and a.dtype == x.dtype and a.size for a in others)
+    return alike and available()
+
+
+def fits(x: Any, *others: Any) -> bool:
+    """Whether kernels that are for both machines run on these: as `compiles` says, or CuPy's likewise."""
+    if type(x) is numpy.ndarray:
+        return compiles(x, *others)
+    backend = of(x)
+    if backend is None or backend.name != "cupy" or plain(x) is not x:
+        return False
+    alike = all(type(a) is type(x) and a.dtype == x.dtype and a.size for a in others)
+    return alike and x.dtype.char in "fd" and x.size > 0
 
 
 @functools.cache

@@ -25,13 +25,13 @@ class _Recurrent(Module):
         self,
         input_size: int,
         hidden_size: int,
-        num_layers: int,
-        bias: bool,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
-        dtype: Any,
-        device: str | None,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: Any = None,
+        device: str | None = None,
     ):
         _check_sizes(self, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         if isinstance(dropout, bool) or not 0 <= dropout <= 1:
@@ -188,22 +188,6 @@ class GRU(_Recurrent):
 
     cell = "gru"
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        dtype: Any = None,
-        device: str | None = None,
-    ):
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, device
-        )
-
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The states of the last layer after each step, and the last states of all layers; see `RNN`."""
         output, (h,) = self._run(input, None if hx is None else [hx])
@@ -270,7 +254,14 @@ class _Cell(Module):
 
     cell: str
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool, dtype: Any, device: str | None):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        dtype: Any = None,
+        device: str | None = None,
+    ):
         _check_sizes(self, input_size=input_size, hidden_size=hidden_size)
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -335,16 +326,6 @@ class GRUCell(_Cell):
 
     cell = "gru"
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        dtype: Any = None,
-        device: str | None = None,
-    ):
-        super().__init__(input_size, hidden_size, bias, dtype, device)
-
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The next state, of the shape of `hx`: (batch, hidden_size) or (hidden_size,), by default zeros."""
         values, weights = self._begin(input, None if hx is None else [hx])
@@ -355,16 +336,6 @@ class LSTMCell(_Cell):
     """One step of `LSTM`, with parameters named as those of `RNNCell`."""
 
     cell = "lstm"
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        dtype: Any = None,
-        device: str | None = None,
-    ):
-        super().__init__(input_size, hidden_size, bias, dtype, device)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """The next h and c, of the shapes of those in `hx`: (batch, hidden_size) or (hidden_size,)."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy
 
-from .. import kernels
 from ..autograd import Variable
 from ..backend import create, is_bool, is_floating
+from ..kernels import compiles
 from ..primitive import expect_arrays, primitive, through_reference
 from . import attention_kernels as compiled
 from .elementwise import where
@@ -99,21 +99,16 @@ def _up_to_itself(xp, scores):
 
 
 def _compiles(query, key, value, mask):
-    """Whether the kernels take these: NumPy arrays of one float dtype, and a mask without a gradient."""
+    """Whether the kernels take these, and a mask of bools or of their dtype that has no gradient."""
     if isinstance(mask, Variable) and mask.node is not None:
         return False
-    x, *others = (a._data if isinstance(a, Variable) else a for a in (query, key, value, mask))
-    return (
-        type(x) is numpy.ndarray
-        and x.dtype in (numpy.float32, numpy.float64)
-        and all(type(a) is numpy.ndarray and a.dtype == x.dtype for a in others[:2])
-        and (mask is None or (type(others[2]) is numpy.ndarray and others[2].dtype in (x.dtype, bool)))
-        and kernels.available()
-    )
+    x, *others, mask = (a._data if isinstance(a, Variable) else a for a in (query, key, value, mask))
+    known = mask is None or (type(mask) is numpy.ndarray and mask.dtype in (x.dtype, bool))
+    return known and compiles(x, *others)
 
 
 def _rule(g, query, key, value, mask, causal, scale, out, kept, wanted):
-    if type(g) is not numpy.ndarray or not kernels.available():
+    if not compiles(g):
         inputs = {"query": query, "key": key, "value": value, "mask": mask}
         return through_reference(composition, g, wanted, **inputs, causal=causal, scale=scale)
     return compiled.backward(g, query, key, value, mask, causal, scale, out, kept)

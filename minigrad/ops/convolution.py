@@ -7,27 +7,14 @@ are gradients of every order. Over NumPy's arrays each is a compiled kernel, whe
 
 from typing import Any
 
-import numpy
-
-from .. import kernels
 from ..backend import create, integer
+from ..kernels import compiles
 from ..primitive import expect_arrays, primitive
 from . import convolution_kernels as compiled
 from .shaping import expand_dims, squeeze
 from .windows import Windows, expect_floats, sizes
 
 # --- the three maps --------------------------------------------------------------------------------
-
-
-def _compiles(*arrays):
-    """Whether a kernel can compute with these."""
-    return (
-        all(type(a) is numpy.ndarray for a in arrays)
-        and len({a.dtype for a in arrays}) == 1
-        and arrays[0].dtype in (numpy.float32, numpy.float64)
-        and all(a.size for a in arrays)
-        and kernels.available()
-    )
 
 
 def _columns(xp, x, windows, groups):
@@ -67,7 +54,7 @@ def _conv2d_dweight(g, input, windows, groups) -> Any:
 )
 def _conv2d(xp, input, weight, bias=None, windows: Any = None, groups=1) -> Any:
     """input (N, C, H, W), weight (outputs, C / groups, kernel), bias (outputs,)."""
-    if _compiles(input, weight, *([] if bias is None else [bias])):
+    if compiles(input, weight, *([] if bias is None else [bias])):
         return compiled.convolve(input, weight, bias, windows, groups, transposed=False)
     out = _grouped(xp, weight, groups) @ _columns(xp, input, windows, groups)
     out = xp.reshape(out, (input.shape[0], weight.shape[0], *windows.output))
@@ -85,7 +72,7 @@ def _conv_transpose2d_dweight(g, input, windows, groups) -> Any:
 )
 def _conv_transpose2d(xp, input, weight, bias=None, windows: Any = None, groups=1) -> Any:
     """input (N, outputs, *windows.output), weight as in `_conv2d`: the result is (N, C, *windows.input)."""
-    if _compiles(input, weight, *([] if bias is None else [bias])):
+    if compiles(input, weight, *([] if bias is None else [bias])):
         return compiled.convolve(input, weight, bias, windows, groups, transposed=True)
     n, outs = input.shape[:2]
     rows, columns = windows.output
@@ -106,7 +93,7 @@ def _conv_transpose2d(xp, input, weight, bias=None, windows: Any = None, groups=
 )
 def _conv2d_weight(xp, input, y, windows, groups) -> Any:
     """The gradient of the weight of `_conv2d`, where y is that of its result."""
-    if _compiles(input, y):
+    if compiles(input, y):
         return compiled.weight_gradient(input, y, windows, groups)
     (n, channels), outs = input.shape[:2], y.shape[1]
     rows, columns = windows.output

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy
 
-from ..kernels import ElementwiseKernel, fits
+from ..kernels import ElementwiseKernel, compiles
 from ..kernels.vectors import VECTORS
 from ..primitive import primitive
 
@@ -61,11 +61,7 @@ def _matmul(x, y, bias=None):
     """x @ y, plus a bias, of two matrices: by the kernel where there is one and it pays."""
     (m, k), n = x.shape, y.shape[1]
     arrays = (x, y) if bias is None else (x, y, bias)
-    if (
-        m * n * k < _WORTH_A_KERNEL
-        or type(x) is not numpy.ndarray
-        or not all(fits(a) and a.dtype == x.dtype for a in arrays)
-    ):
+    if m * n * k < _WORTH_A_KERNEL or not compiles(*arrays):
         return x @ y if bias is None else _plus(x @ y, bias)
     a, a_row, a_column = _strides(x)
     b, b_row, b_column = _strides(y)

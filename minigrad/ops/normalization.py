@@ -117,7 +117,7 @@ def _or_constant(xp, array, x, value):
 def _fused(x, *others) -> bool:
     """Whether kernels can take the tensors or arrays x and `others`, each of which may be None."""
     arrays = [v._data if isinstance(v, Variable) else v for v in (x, *others) if v is not None]
-    return fits(arrays[0]) and all(type(a) is type(arrays[0]) and a.dtype == arrays[0].dtype for a in arrays)
+    return fits(*arrays)
 
 
 def _as_rows(op, input, normalized_shape, **parameters):
@@ -353,7 +353,9 @@ def batch_norm(
     if running_mean is not None and plain(array) is not array:
         raise ValueError("batch_norm: running statistics cannot follow the examples of vmap; use eval()")
     fused = len(shape) > 2 and _fused(input, weight, bias)
-    statistics = _statistics(array, (0, *range(2, len(shape))), fused)
+    statistics: Any = None
+    if fused or running_mean is not None:
+        statistics = _statistics(array, (0, *range(2, len(shape))), fused)
     if running_mean is not None:
         middle, variance = statistics
         for running, value in ((running_mean, middle), (running_var, variance * (count / (count - 1)))):

@@ -2,26 +2,13 @@
 
 from typing import Any
 
-import numpy
-
-from .. import kernels
 from ..backend import create, integer
+from ..kernels import compiles
 from ..primitive import expect_arrays, primitive
 from . import pooling_kernels as compiled
 from .products import matmul
 from .shaping import matrix_transpose
 from .windows import Windows, expect_floats, sizes
-
-
-def _compiles(*arrays):
-    """Whether a kernel can compute with these."""
-    return (
-        all(type(a) is numpy.ndarray for a in arrays)
-        and arrays[0].dtype in (numpy.float32, numpy.float64)
-        and all(a.size for a in arrays)
-        and kernels.available()
-    )
-
 
 # --- the largest -----------------------------------------------------------------------------------
 
@@ -49,7 +36,7 @@ def _max_pool2d_dinput(g, kept, windows) -> Any:
 @primitive(input=_max_pool2d_dinput)
 def _max_pool2d(xp, input, windows) -> Any:
     """The largest element of each window of the last two axes."""
-    if _compiles(input):
+    if compiles(input):
         return compiled.largest(input, windows)
     return _places(xp, input, windows)
 
@@ -61,7 +48,7 @@ def _to_places_dy(g, places, windows) -> Any:
 @primitive(y=_to_places_dy)
 def _to_places(xp, y, places, windows) -> Any:
     """The gradient of `_max_pool2d`, where y is that of its result: to the taps that found the largest."""
-    if _compiles(y, places):
+    if compiles(y) and type(places) is type(y):
         return compiled.to_places(y, places, windows)
     out = create(xp, "zeros", (*y.shape[:-2], *windows.spans), dtype=y.dtype, like=y)
     for tap, key in enumerate(windows.taps()):
@@ -134,7 +121,7 @@ def _avg_pool2d_dinput(g, windows, counted) -> Any:
 @primitive(input=_avg_pool2d_dinput)
 def _avg_pool2d(xp, input, windows, counted) -> Any:
     """The sum of each window of the last two axes, divided as `_divisors` says."""
-    if _compiles(input):
+    if compiles(input):
         return compiled.mean(input, windows, *_divisors(windows, counted))
     x = windows.covered(xp, input)
     out = create(xp, "zeros", (*x.shape[:-2], *windows.output), dtype=x.dtype, like=x)
@@ -146,7 +133,7 @@ def _avg_pool2d(xp, input, windows, counted) -> Any:
 @primitive(y=lambda g, windows, counted: _avg_pool2d(g, windows, counted))
 def _spread(xp, y, windows, counted) -> Any:
     """The gradient of `_avg_pool2d`, where y is that of its result: to each tap its part."""
-    if _compiles(y):
+    if compiles(y):
         return compiled.spread(y, windows, *_divisors(windows, counted))
     y = y / _divisor(xp, y, windows, counted)
     out = create(xp, "zeros", (*y.shape[:-2], *windows.spans), dtype=y.dtype, like=y)

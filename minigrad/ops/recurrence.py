@@ -6,10 +6,8 @@ where kernels are compiled, the loop is one op: see `recurrence_kernels.py`.
 
 from typing import Any
 
-import numpy
-
 from ..autograd import Variable
-from ..kernels import available
+from ..kernels import compiles
 from ..primitive import primitive, through_reference
 from . import recurrence_kernels as compiled
 from .activations import relu, sigmoid
@@ -86,9 +84,7 @@ def recurrence(cell, x, states, weights, reverse=False) -> tuple[Any, ...]:
     bias_ih, bias_hh = biases or (None, None)
     arrays = [x, *states, *(w for w in weights if w is not None)]
     arrays = [a._data if isinstance(a, Variable) else a for a in arrays]
-    plain = all(type(a) is numpy.ndarray and a.dtype == arrays[0].dtype for a in arrays)
-    fused = plain and arrays[0].dtype.name in ("float32", "float64") and available()
-    out: Any = (_recurrence if fused else _by_steps)(
+    out: Any = (_recurrence if compiles(*arrays) else _by_steps)(
         x, h, weight_ih, weight_hh, cell, reverse, c[0] if c else None, bias_ih, bias_hh
     )
     last = out[0 if reverse else steps - 1]
@@ -124,7 +120,7 @@ def _rule(
 ) -> dict[str, Any]:
     inputs = {"x": x, "h": h, "weight_ih": weight_ih, "weight_hh": weight_hh}
     inputs |= {"c": c, "bias_ih": bias_ih, "bias_hh": bias_hh}
-    if isinstance(g, Variable):
+    if not compiles(g):
         return through_reference(_by_steps, g, wanted, cell=cell, reverse=reverse, **inputs)
     return compiled.backward(cell, g, inputs, reverse, out, kept, wanted)
 
