@@ -1,5 +1,8 @@
 """Small things that several test files use."""
 
+import gc
+from collections.abc import Callable
+
 import pytest
 
 import minigrad as mg
@@ -11,6 +14,20 @@ def take_grad(x: mg.Tensor) -> mg.Tensor:
     g = x.grad
     x.grad = None
     return g
+
+
+def garbage(use: Callable[[], object]) -> int:
+    """How many objects `use` leaves in cycles, each time: the garbage of others comes up once at most."""
+    counts = []
+    for _ in range(4):
+        gc.collect()
+        gc.disable()
+        try:
+            use()
+            counts.append(gc.collect())
+        finally:
+            gc.enable()
+    return min(counts)
 
 
 COMPILES = plan.enabled and compiler.works() is None

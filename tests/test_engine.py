@@ -10,7 +10,7 @@ import weakref
 
 import numpy as np
 import pytest
-from helpers import take_grad
+from helpers import garbage, take_grad
 
 import minigrad as mg
 
@@ -154,20 +154,20 @@ def small_net():
 
 def test_no_reference_cycles():
     model, optimizer, x, y = small_net()
-    training_step(model, optimizer, x, y)
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(3):
-            training_step(model, optimizer, x, y)
-            assert gc.collect() == 0
-        model(x)  # a graph that no backward passes
-        assert gc.collect() == 0
+
+    def failing_backward() -> None:
         with pytest.raises(ValueError, match="gradient"):
             model(x).backward()
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
+
+    assert garbage(lambda: training_step(model, optimizer, x, y)) == 0
+    assert garbage(lambda: model(x)) == 0  # a graph that no backward passes
+    assert garbage(failing_backward) == 0
+    assert garbage(keep_itself) > 0
+
+
+def keep_itself() -> None:
+    knot: list[object] = []
+    knot.append(knot)
 
 
 def test_memory_is_flat_over_a_thousand_steps():

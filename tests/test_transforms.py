@@ -1,7 +1,6 @@
 """Transforms against closed forms, torch.func and each other; checkpoints and their memory."""
 
 import dataclasses
-import gc
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from helpers import garbage
 
 import minigrad as mg
 from minigrad import nn
@@ -761,14 +761,7 @@ def test_checkpoint_keeps_nothing_of_a_pass():
         y = mg.checkpoint(lambda x, w: x * w * x)(x, w)
         mg.autograd.grad((y * y).sum(), x, create_graph=True)
 
-    use()  # what is imported when it is first used leaves garbage
-    gc.collect()
-    gc.disable()
-    try:
-        use()
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
+    assert garbage(use) == 0
 
 
 def test_checkpoint_and_infinite_gradients():
