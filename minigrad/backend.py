@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy
 
+from .atomic import holding
+
 Array: TypeAlias = Any
 """An array of any backend: `numpy.ndarray`, `cupy.ndarray`, …"""
 
@@ -211,11 +213,8 @@ def use_backend(name: str) -> Iterator[None]:
     ...     mg.zeros(2).device
     'numpy'
     """
-    token = _override.set(get(name).name)
-    try:
+    with holding(_override, get(name).name):
         yield
-    finally:
-        _override.reset(token)
 
 
 def current() -> Backend:

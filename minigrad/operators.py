@@ -3,7 +3,8 @@
 from typing import Any, Self
 
 from . import ops
-from .autograd import Leaf, Variable, is_grad_enabled, require_grad
+from .atomic import at_once
+from .autograd import Leaf, Memory, Variable, is_grad_enabled, leaf_for
 from .backend import is_floating
 
 
@@ -175,17 +176,25 @@ class Operators(Variable):
             if not is_floating(dtype):
                 raise TypeError(f"{what}: x is {dtype}, and the value {result.dtype}; write x = x + y")
             result = ops.astype(result, dtype)
-        self._data = result._data
         if is_leaf:
-            self._has_new_memory()
+            at_once(self._taking(result))
         else:
-            self.node, self.home = result.node, None
+            self._data, self.node, self.home = result._data, result.node, None
         return self
 
-    def _has_new_memory(self) -> None:
-        """What a leaf must note when its array was exchanged for one that nobody else holds."""
-        if isinstance(self.node, Leaf):
-            leaf = self.node
-            require_grad(self)
-            if (leaf.shape, leaf.dtype) == (self._data.shape, self._data.dtype):
-                self.node = leaf  # the same place in the graph, with the gradient gathered there
+    def _taking(self, value: Variable, grad: Variable | None = None) -> list[tuple[Any, ...]]:
+        """The changes (see `atomic.py`) that give a leaf the array of `value`, which nobody else holds.
+
+        Its place in the graph, with the gradient gathered there, stays if shape and dtype do. `grad`, if
+        given, becomes the gradient.
+        """
+        array, leaf = value._data, self.node
+        changes: list[tuple[Any, ...]] = [(setattr, self, "_data", array)]
+        if isinstance(leaf, Leaf):
+            changes.append((setattr, self, "home", Memory()))
+            if (leaf.shape, leaf.dtype) != (array.shape, array.dtype):
+                leaf = leaf_for(array)
+                changes.append((setattr, self, "node", leaf))
+            if grad is not None:
+                changes.append((setattr, leaf, "grad", grad))
+        return changes

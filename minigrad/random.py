@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy
 
+from .atomic import holding
 from .autograd import require_grad, wrap
 from .backend import Backend, current, get, namespace, refuse_dtype, vmap_depth
 from .ops import default_dtype
@@ -132,11 +133,8 @@ def fork(start: int | Mapping[str, str]) -> Iterator[None]:
     bits = numpy.random.PCG64(0 if isinstance(start, Mapping) else start)
     if isinstance(start, Mapping):
         bits.state = _read("fork", start)
-    token = _own.set(numpy.random.Generator(bits))
-    try:
+    with holding(_own, numpy.random.Generator(bits)):
         yield
-    finally:
-        _own.reset(token)
 
 
 # --- drawing ---------------------------------------------------------------------------------------

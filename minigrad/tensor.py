@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 
 from . import ops
+from .atomic import at_once
 from .autograd import Leaf, Variable, grad_mode, gradients, require_grad, wrap
 from .autograd.backward import as_array, given_gradient
 from .autograd.node import Hook, hooks_of
@@ -65,8 +66,7 @@ class Tensor(Operators):
         if of(value) is None and not isinstance(value, Variable):
             raise TypeError(f"data: expected an array or a tensor, got {type(value).__name__}")
         backend = of(value)
-        self._data = ops.tensor(value, device=backend.name if backend else None)._data
-        self._has_new_memory()
+        at_once(self._taking(ops.tensor(value, device=backend.name if backend else None)))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -205,11 +205,23 @@ class Tensor(Operators):
                 given = given_gradient("backward", self, gradient)
         if create_graph:
             with grad_mode(True):
-                for leaf, g in gradients({self.node: given}, True, True):
-                    leaf.grad = wrap(g._data, g.node, g.home) if leaf.grad is None else leaf.grad + g
+                changes = [
+                    (
+                        setattr,
+                        leaf,
+                        "grad",
+                        wrap(g._data, g.node, g.home) if leaf.grad is None else leaf.grad + g,
+                    )
+                    for leaf, g in gradients({self.node: given}, True, True)
+                ]
+            at_once(changes)
         else:
-            for leaf, g in gradients({self.node: given._data}, retain_graph):
-                leaf.grad = wrap(as_array(g if leaf.grad is None else leaf.grad._data + g))
+            at_once(
+                [
+                    (setattr, leaf, "grad", wrap(as_array(g if leaf.grad is None else leaf.grad._data + g)))
+                    for leaf, g in gradients({self.node: given._data}, retain_graph)
+                ]
+            )
 
     def register_hook(self, hook: Callable[["Tensor"], "Tensor | None"]) -> Hook:
         """Call `hook` with the gradient of this tensor whenever one is computed; it may give another.

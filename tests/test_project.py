@@ -21,6 +21,7 @@ PACKAGE = ROOT / "minigrad"
 
 # Each module imports only from those before it; those in one line know nothing of each other.
 ORDER = [
+    ["atomic"],
     ["backend"],
     ["kernels"],
     ["autograd"],

@@ -3,7 +3,20 @@
 from .anomaly import detect_anomaly
 from .backward import grad, gradients
 from .mode import enable_grad, grad_enabled, grad_mode, is_grad_enabled, no_grad
-from .node import FREED, Leaf, Memory, Node, Variable, made_at, new, next_number, outside, require_grad, wrap
+from .node import (
+    FREED,
+    Leaf,
+    Memory,
+    Node,
+    Variable,
+    leaf_for,
+    made_at,
+    new,
+    next_number,
+    outside,
+    require_grad,
+    wrap,
+)
 
 __all__ = [
     "FREED",
@@ -18,6 +31,7 @@ __all__ = [
     "grad_mode",
     "gradients",
     "is_grad_enabled",
+    "leaf_for",
     "made_at",
     "new",
     "next_number",

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy
 
+from ..atomic import holding
 from ..backend import Array, is_floating, namespace, of, plain
 from .mode import grad_enabled, watcher
 from .node import Node, made_at
@@ -79,11 +80,9 @@ def detect_anomaly() -> Iterator[None]:
     in the gradient of 'sqrt' (result (2,)) for an input of shape (2,), computed at <doctest ...
     """
     watch = Watcher()
-    tokens = watcher.set(watch), grad_enabled.set(watch) if grad_enabled.get() else None
-    try:
-        with numpy.errstate(all="ignore"):  # whose warnings would say less
-            yield
-    finally:
-        watcher.reset(tokens[0])
-        if tokens[1] is not None:
-            grad_enabled.reset(tokens[1])
+    with (
+        holding(watcher, watch),
+        holding(grad_enabled, grad_enabled.get() and watch),
+        numpy.errstate(all="ignore"),  # whose warnings would say less
+    ):
+        yield

@@ -24,11 +24,12 @@ def is_grad_enabled() -> bool:
 @contextmanager
 def grad_mode(enabled: bool) -> Iterator[None]:
     """Record, or do not, inside a `with` block or a decorated function."""
-    token = grad_enabled.set(enabled and (watcher.get() or True))
-    try:
+    before = grad_enabled.get()
+    try:  # what `holding` does, in half the time
+        grad_enabled.set(enabled and (watcher.get() or True))
         yield
     finally:
-        grad_enabled.reset(token)
+        grad_enabled.set(before)
 
 
 def no_grad():

@@ -110,16 +110,19 @@ def wrap(data: Array, node: Node | None = None, home: Memory | None = None) -> A
     return result
 
 
-def require_grad(variable: Any) -> None:
-    """Make `variable`, whose memory nobody else may hold, a leaf to which gradients flow."""
-    data = variable._data
-    if not is_floating(data.dtype):
+def leaf_for(array: Array) -> Leaf:
+    """A leaf for a tensor with this array. Raises `TypeError` unless it is of floating-point numbers."""
+    if not is_floating(array.dtype):
         raise TypeError(
-            f"only floating-point tensors can require gradients, got {data.dtype}; "
+            f"only floating-point tensors can require gradients, got {array.dtype}; "
             "convert it first, as with dtype=mg.float32"
         )
-    variable.node = Leaf(data.shape, data.dtype)
-    variable.home = Memory()
+    return Leaf(array.shape, array.dtype)
+
+
+def require_grad(variable: Any) -> None:
+    """Make `variable`, whose memory nobody else may hold, a leaf to which gradients flow."""
+    variable.node, variable.home = leaf_for(variable._data), Memory()
 
 
 # --- hooks -----------------------------------------------------------------------------------------

@@ -153,8 +153,7 @@ def function(name: str, source: str) -> Any:
                 _unavailable.append(str(error))
                 raise
         found = getattr(_libraries[source][0], f"run_{name}")
-    found.argtypes = [ctypes.c_char_p]
-    found.restype = ctypes.c_int
+    found.restype = ctypes.c_int  # and no argtypes: to convert arguments, ctypes would need memory
     return found
 
 

@@ -25,6 +25,9 @@ def _wanted() -> bool:
 
 enabled = _wanted()
 
+BOTH, CHECK, ALONE = 0, 1, 2
+"""What a compiled function is to do: look for problems and then run; only look; only run."""
+
 
 def available() -> bool:
     """Whether kernels are compiled here: a compiler works, and `MINIGRAD_KERNELS` is not off.
@@ -135,7 +138,27 @@ class Plan:
         """
         if self.function is None or not enabled:
             self._by_reference(n, args, stops)
-            return
+        elif problem := self.function(self._call(n, args, stops), BOTH):
+            self.run(n, self._mended(problem, n, args, stops), stops)
+
+    def changes(
+        self, n: int, args: list[Any], stops: Sequence[int] = ()
+    ) -> tuple[list[tuple[Any, ...]], list[Any]]:
+        """What `run` does, as changes to be made at once (see `atomic.py`), which cannot fail: what is wrong is
+        an error now. And the arrays that must live until then. Outputs must be arrays, not lists of them.
+        """
+        if self.function is None or not enabled:
+            nin = self.kernel.nin
+            after = [out.copy() for out in args[nin:]]
+            self._by_reference(n, [*args[:nin], *after], stops)
+            return [(operator.setitem, out, ..., its) for out, its in zip(args[nin:], after, strict=True)], []
+        call = self._call(n, args, stops)
+        if problem := self.function(call, CHECK):
+            return self.changes(n, self._mended(problem, n, args, stops), stops)
+        return [(self.function, call, ALONE)], args
+
+    def _call(self, n: int, args: Sequence[Any], stops: Sequence[int]) -> bytes:
+        """The arguments as the compiled function takes them."""
         threads = 1
         if self._helpers:
             work = n * self._bytes + sum(args[place].nbytes for place in self._raw)
@@ -148,15 +171,17 @@ class Plan:
         values.append(count)
         for place in self._pieces:
             values += map(id, args[place])
-        problem = self.function(self._packed(count)(*values, *stops))
+        return self._packed(count)(*values, *stops)
+
+    def _mended(self, problem: int, n: int, args: Sequence[Any], stops: Sequence[int]) -> list[Any]:
+        """The arguments without the problem that the function named; or an error that says what it is."""
         if problem == 3:
-            self.run(n, self._plain(n, args, stops), stops)
-        elif problem == 1:
-            self.run(n, self._inputs_copied(args), stops)
-        elif problem == 2:
+            return self._plain(n, args, stops)
+        if problem == 1:
+            return self._inputs_copied(args)
+        if problem == 2:
             raise ValueError(f"{self.kernel.name}: two of its outputs overlap")
-        elif problem:
-            raise MemoryError(f"{self.kernel.name}: no memory for its threads")
+        raise MemoryError(f"{self.kernel.name}: there is no memory for what it needs beside its arrays")
 
     def _plain(self, n: int, args: Sequence[Any], stops: Sequence[int]) -> list[Any]:
         """`args` with every array in C order and aligned. Raises `ValueError` where one does not fit."""

@@ -275,6 +275,7 @@ struct _Work {{
     const ptrdiff_t threads, blocks;
     std::unique_ptr<Share[]> shares;
     std::atomic<ptrdiff_t> done{{0}};
+    std::atomic<bool> failed{{false}};
 
     _Work(const _Call* call)
         : call(call), threads(call->_threads), blocks((call->_n + {block} - 1) / {block}),
@@ -287,7 +288,11 @@ struct _Work {{
             Share& share = shares[k];
             for (ptrdiff_t b = first; share.taken < last - first && share.taken++ < last - first; ++b) {{
                 const ptrdiff_t block = turn ? last - 1 - share.from_back++ : b;
-                _range(*call, block * {block}, std::min(call->_n, (block + 1) * {block}));
+                try {{
+                    _range(*call, block * {block}, std::min(call->_n, (block + 1) * {block}));
+                }} catch (...) {{
+                    failed = true;
+                }}
                 ++done;
             }}
         }}
@@ -296,20 +301,26 @@ struct _Work {{
 
 }}
 
-extern "C" int run_{name}(const _Call* call) noexcept try {{
-    if (int problem = _problem(*call)) return problem;
-    if (call->_threads < 2) {{
+// With `only` 1 it looks for problems and does nothing; with 2 it runs, and does not look.
+extern "C" int run_{name}(const _Call* call, int only) noexcept try {{
+    if (only < 2) if (int problem = _problem(*call)) return problem;
+    if (only == 1) return 0;
+    std::shared_ptr<_Work> work;
+    try {{
+        if (call->_threads > 1) work = std::make_shared<_Work>(call);
+    }} catch (...) {{  // no memory: then without threads
+    }}
+    if (!work) {{
         _range(*call, 0, call->_n);
         return 0;
     }}
-    const auto work = std::make_shared<_Work>(call);
     try {{
         for (ptrdiff_t k = 1; k < work->threads; ++k) std::thread([=] {{ work->help(k); }}).detach();
     }} catch (...) {{  // there are no more to be had
     }}
     work->help(0);
     while (work->done < work->blocks) std::this_thread::yield();
-    return 0;
+    return work->failed ? 4 : 0;
 }} catch (...) {{
     return 4;  // no memory
 }}

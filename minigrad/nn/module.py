@@ -6,6 +6,7 @@ from typing import Any, Self, TypeVar
 
 import numpy
 
+from ..atomic import at_once
 from ..autograd.node import Hook
 from ..backend import is_floating, of
 from ..ops import zeros_like
@@ -244,14 +245,14 @@ class Module:
         """
         if not isinstance(target, str) and not is_floating(target):
             raise TypeError(f"to: parameters are floating-point numbers, and cannot be made {target}")
+        changes: list[tuple[Any, ...]] = []
         for parameter in self.parameters():
-            grad = parameter.grad
-            parameter.data = parameter.detach().to(target)
-            if grad is not None and parameter.requires_grad:
-                parameter.grad = grad.detach().to(target)
+            grad = None if parameter.grad is None else parameter.grad.detach().to(target)
+            changes += parameter._taking(parameter.detach().to(target), grad)
         for buffer in self.buffers():
             if isinstance(target, str) or is_floating(buffer.dtype):
-                buffer.data = buffer.detach().to(target)
+                changes += buffer._taking(buffer.detach().to(target))
+        at_once(changes)
         return self
 
     def train(self, mode: bool = True) -> Self:

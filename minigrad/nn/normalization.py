@@ -165,12 +165,12 @@ class _BatchNorm(Module):
         """batch_norm(x), by the batch in training mode and by the running statistics in evaluation mode."""
         _expect(type(self).__name__, x, self.num_features, self.ndims)
         by_batch = self.training or self.running_mean is None
-        momentum = self.momentum
-        if self.training and self.running_mean is not None:
-            self.num_batches_tracked = self.num_batches_tracked + 1
+        momentum, count = self.momentum, self.num_batches_tracked
+        if self.training and count is not None:
+            count = count + 1
             if momentum is None:
-                momentum = 1 / self.num_batches_tracked.item()
-        return batch_norm(
+                momentum = 1 / count.item()
+        out = batch_norm(
             x,
             self.running_mean,
             self.running_var,
@@ -180,6 +180,8 @@ class _BatchNorm(Module):
             momentum if momentum is not None else math.nan,
             self.eps,
         )
+        self.num_batches_tracked = count
+        return out
 
     def extra_repr(self) -> str:
         return (

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 
+from ..atomic import at_once
 from ..ops import asarray, tensor
 from ..tensor import Tensor
 from .parameter import Buffer, Parameter
@@ -58,6 +59,11 @@ def loaded(
     ]
     if wrong:
         raise ValueError("load_state_dict: shapes differ, " + "; ".join(wrong))
-    for name, array in arrays.items():
-        own[name].data = tensor(array, dtype=own[name].dtype, device=own[name].device)
+    at_once(
+        [
+            change
+            for name, array in arrays.items()
+            for change in own[name]._taking(tensor(array, dtype=own[name].dtype, device=own[name].device))
+        ]
+    )
     return IncompatibleKeys(missing, unexpected)

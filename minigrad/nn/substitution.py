@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ..atomic import at_once, prepared
 from ..ops import asarray
 from .module import Module
 from .parameter import Buffer, Parameter
@@ -22,18 +23,13 @@ def substituted(changes: Mapping[Any, Mapping[str, Any]]) -> Iterator[None]:
         yield
         return
     with _substituting:
-        before = {x: {name: getattr(x, name) for name in change} for x, change in changes.items()}
+        there = [(setattr, x, name, value) for x, change in changes.items() for name, value in change.items()]
+        back = prepared([(setattr, x, name, getattr(x, name)) for _, x, name, _ in there])
         try:
-            _set(changes)
+            at_once(there)
             yield
         finally:
-            _set(before)
-
-
-def _set(changes: Mapping[Any, Mapping[str, Any]]) -> None:
-    for x, change in changes.items():
-        for name, value in change.items():
-            setattr(x, name, value)
+            back()
 
 
 def functional_call(

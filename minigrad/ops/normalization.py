@@ -7,7 +7,8 @@ memory, forward and backward.
 import math
 from typing import Any
 
-from ..autograd import Variable
+from ..atomic import at_once
+from ..autograd import Variable, wrap
 from ..backend import cast, integer, integers, is_floating, namespace, plain
 from ..kernels import RowKernel, fits
 from ..primitive import expect_arrays, primitive, through_reference
@@ -356,11 +357,15 @@ def batch_norm(
     statistics: Any = None
     if fused or running_mean is not None:
         statistics = _statistics(array, (0, *range(2, len(shape))), fused)
+    if fused:
+        out = _batch_norm(input, weight, bias, eps, statistics)
+    else:
+        out = _batch_composed(input, weight, bias, eps)
     if running_mean is not None:
         middle, variance = statistics
+        changes = []
         for running, value in ((running_mean, middle), (running_var, variance * (count / (count - 1)))):
             value = running._data * (1 - momentum) + value * momentum
-            running.data = cast(namespace("batch_norm", [value]), value, running.dtype)
-    if fused:
-        return _batch_norm(input, weight, bias, eps, statistics)
-    return _batch_composed(input, weight, bias, eps)
+            changes += running._taking(wrap(cast(namespace("batch_norm", [value]), value, running.dtype)))
+        at_once(changes)
+    return out

@@ -7,6 +7,7 @@ from typing import Any
 import numpy
 
 from .. import ops
+from ..atomic import at_once
 from ..autograd import Leaf, wrap
 from ..backend import Array, cast, in_a_row, namespace
 from ..tensor import Tensor
@@ -25,12 +26,13 @@ def _rows(name: str, parameters: Tensor | Iterable[Tensor]) -> Iterator[tuple[li
         yield leaves, namespace(name, arrays), in_a_row(name, arrays)
 
 
-def _set(leaves: list[Leaf], xp: Any, row: Array) -> None:
-    """Make the parts of `row` the gradients: new ones, since somebody may hold the old."""
+def _set(leaves: list[Leaf], xp: Any, row: Array) -> Iterator[tuple[Any, ...]]:
+    """The changes (see `atomic.py`) that make the parts of `row` the gradients: new ones, since somebody may
+    hold the old."""
     stop = 0
     for leaf in leaves:
         start, stop = stop, stop + math.prod(leaf.shape)
-        leaf.grad = wrap(xp.reshape(row[start:stop], leaf.shape))
+        yield setattr, leaf, "grad", wrap(xp.reshape(row[start:stop], leaf.shape))
 
 
 def _refuse_nonfinite(name: str, what: str) -> None:
@@ -89,9 +91,11 @@ def clip_grad_norm_(
         norms = [xp.asarray(float(total)) for _, xp, _ in rows]
     if error_if_nonfinite and not math.isfinite(float(norms[0])):
         _refuse_nonfinite(name, "the norm of the gradients is")
+    changes = []
     for (leaves, xp, row), norm in zip(rows, norms, strict=True):
         scale = max_norm / (norm + 1e-6)
-        _set(leaves, xp, cast(xp, row * xp.minimum(scale, xp.ones_like(scale)), row.dtype))
+        changes += _set(leaves, xp, cast(xp, row * xp.minimum(scale, xp.ones_like(scale)), row.dtype))
+    at_once(changes)
     _, xp, row = rows[0]
     return wrap(cast(xp, xp.asarray(norms[0]), xp.float64 if row.dtype == xp.float64 else xp.float32))
 
@@ -126,5 +130,4 @@ def clip_grad_value_(
     rows = list(_rows(name, parameters))
     if error_if_nonfinite and not all(bool(xp.all(xp.isfinite(row))) for _, xp, row in rows):
         _refuse_nonfinite(name, "an element of a gradient is")
-    for leaves, xp, row in rows:
-        _set(leaves, xp, xp.clip(row, -clip_value, clip_value))
+    at_once([c for leaves, xp, row in rows for c in _set(leaves, xp, xp.clip(row, -clip_value, clip_value))])

@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
 
+from ..atomic import at_once
 from ..autograd import Leaf, wrap
-from ..backend import Array, create, move, namespace, of
+from ..backend import Array, create, in_a_row, move, namespace, of
 from ..kernels import ElementwiseKernel
 from ..tensor import Tensor
 from .skipping import guarded
@@ -16,12 +17,16 @@ from .skipping import guarded
 
 @dataclass(slots=True)
 class Run:
-    """Neighbours that are stepped by one launch: they have gradients, and as many steps behind them."""
+    """Neighbours that are stepped by one launch: they have gradients, and as many steps behind them.
+
+    `used` are the arrays that the launch reads and writes, which must live until it is over.
+    """
 
     flat: "Flat"
     first: int
     last: int
     grads: list[Array]
+    used: list[Any] = field(default_factory=list)
 
     @property
     def params(self) -> list[Tensor]:
@@ -33,9 +38,14 @@ class Run:
         """How many steps they have behind them."""
         return self.flat.steps[self.first]
 
-    def add_steps(self, by: int) -> None:
-        """Add to how many steps they have behind them."""
-        self.flat.steps[self.first : self.last] = [self.steps + by] * (self.last - self.first)
+
+def counted(runs: Sequence[Run], by: int) -> list[tuple[Any, ...]]:
+    """The changes (see `atomic.py`) that add to how many steps the parameters of `runs` have behind them."""
+    steps: dict[Flat, list[int]] = {}
+    for run in runs:
+        its = steps.setdefault(run.flat, list(run.flat.steps))
+        its[run.first : run.last] = [run.steps + by] * (run.last - run.first)
+    return [(setattr, flat, "steps", its) for flat, its in steps.items()]
 
 
 def wide(dtype: Any) -> Any:
@@ -59,6 +69,10 @@ class Flat:
         state: rows by name, such as `exp_avg`; float32 for float16 parameters.
     """
 
+    row: Array
+    views: list[Array]
+    _rows: dict[tuple[str, ...], list[Array]]  # what a rule with this state writes to
+
     def __init__(self, params: list[Tensor]):
         first = params[0]._data
         self.xp = namespace("optim", [first])
@@ -70,7 +84,6 @@ class Flat:
         self.wide = wide(first.dtype)
         # Where a rule has no state, nothing else would say in what type its kernel computes.
         self.unused = self._new("empty", self.wide, first, size=0)
-        self._rows: dict[tuple[str, ...], list[Array]] = {}  # what a rule with this state writes to
         self._plans: dict[ElementwiseKernel, Any] = {}
         self.adopt(first)
 
@@ -83,12 +96,12 @@ class Flat:
 
         Never in the old one, after a parameter was given another array: somebody may hold the old values.
         """
-        self.row = self._new("empty", like.dtype, like)
-        self._rows.clear()
-        self.views = [self._part(self.row, k) for k in range(len(self.params))]
-        for p, view in zip(self.params, self.views, strict=True):
+        row = self._new("empty", like.dtype, like)
+        views = [self._part(row, k) for k in range(len(self.params))]
+        for p, view in zip(self.params, views, strict=True):
             view[...] = p._data
-            p._data = view
+        changes = [(setattr, p, "_data", view) for p, view in zip(self.params, views, strict=True)]
+        at_once([(vars(self).update, {"row": row, "views": views, "_rows": {}}), *changes])
 
     def _part(self, row: Array, k: int) -> Array:
         """The part of a row that belongs to parameter k, as a view in its shape."""
@@ -176,8 +189,9 @@ class Flat:
         scalars: Sequence[Any],
         run: Run,
         go: Array | None = None,
-    ) -> None:
-        """Run `kernel` over the gradients, parameters and state of `run`, at once; if `go` is true there."""
+    ) -> list[tuple[Any, ...]]:
+        """The changes (see `atomic.py`) that run `kernel` over the gradients, parameters and state of `run`;
+        if `go` is true there. What can fail has been done, and memory been had."""
         rows = self._rows.get(names)
         if rows is None:
             self.ensure(names)
@@ -185,7 +199,7 @@ class Flat:
         stops = self.stops
         start, stop = stops[run.first - 1] if run.first else 0, stops[run.last - 1]
         if start == stop:
-            return
+            return []
         if run.last - run.first < len(self.params):
             rows = [row[start:stop] for row in rows]
             stops = [s - start for s in stops[run.first : run.last]]
@@ -193,11 +207,12 @@ class Flat:
         if go is not None:
             kernel = guarded(kernel)
             inputs.append(go)
-        args = inputs + rows
         if type(self.row) is not numpy.ndarray:
-            kernel(*args)
-            return
+            inputs[0] = [in_a_row("optim", run.grads)]
+            return [(kernel, *inputs, *rows)]
+        args = inputs + rows
         plan = self._plans.get(kernel)
         if plan is None:
             plan = self._plans[kernel] = kernel.plan(kernel.kinds(args))
-        plan.run(stop - start, args, stops)
+        changes, run.used = plan.changes(stop - start, args, stops)
+        return changes

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy
 
+from ..atomic import at_once
 from ..autograd import Leaf, grad_mode
 from ..backend import Array, is_floating
 from ..kernels import ElementwiseKernel
 from ..tensor import Tensor
-from .flat import Flat
+from .flat import Flat, Run, counted
 from .skipping import Verdict, judged
 from .state import OF_SCHEDULES, dumped, loaded, settings
 
@@ -180,18 +181,26 @@ class Optimizer:
                 self._skipped += 1
                 return loss
             due, verdict = answer
-        # All that can fail for a wrong setting comes before the first change.
-        work = [(run, *self.kernel(group), self.scalars(group, run.steps + 1)) for group, run in due]
-        for run, kernel, names, scalars in work:
+        # All that can fail comes before the first change.
+        changes: list[tuple[Any, ...]] = []
+        counting: list[Run] = []
+        for group, run in due:
+            kernel, names = self.kernel(group)
+            scalars = self.scalars(group, run.steps + 1)
+            changes += run.flat.launch(kernel, names, scalars, run, verdict and verdict.flag)
+            if names:
+                counting.append(run)
+        changes += counted(counting, 1)
+        for _, run in due:
             for p in run.params:
                 p.home.version += 1  # pyright: ignore[reportOptionalMemberAccess] - a leaf has one
-            run.flat.launch(kernel, names, scalars, run, verdict and verdict.flag)
-            if names:
-                run.add_steps(1)
-                if verdict:
-                    run.grads = []  # not to be kept until the answer is here
-                    verdict.counted.append(run)
-        self._verdict = verdict
+        if verdict is None:
+            at_once(changes)
+        else:
+            verdict.counted.extend(counting)
+            at_once([*changes, (setattr, self, "_verdict", verdict)])
+            for run in counting:
+                run.grads = run.used = []  # not to be kept until the answer is here
         return loss
 
     @property
@@ -203,9 +212,9 @@ class Optimizer:
     def _settle(self) -> None:
         """Take back the count of the last step if the GPU found that it had to be skipped (skipping.py)."""
         if self._verdict is not None and not self._verdict.positive():
-            self._skipped += 1
-            for run in self._verdict.counted:
-                run.add_steps(-1)
+            taken_back = counted(self._verdict.counted, -1)
+            own = {"_skipped": self._skipped + 1, "_verdict": None}
+            at_once([*taken_back, (vars(self).update, own)])
         self._verdict = None
 
     def _arranged(self, group: dict[str, Any]) -> list[Flat]:
@@ -221,20 +230,22 @@ class Optimizer:
         if len(flats) == len(kinds) and all(
             flat.fits(own) for flat, own in zip(flats, kinds.values(), strict=True)
         ):
+            unplaced = self._unplaced
             for flat in flats:
                 flat.adopt(flat.row)
         else:
-            flats = self._placed(list(kinds.values()))
+            flats, unplaced = self._placed(list(kinds.values()))
         views = {p: view for flat in flats for p, view in zip(flat.params, flat.views, strict=True)}
-        self._flats[id(group)] = [views[p] for p in params], flats
+        placed = {**self._flats_in_use(), id(group): ([views[p] for p in params], flats)}
+        vars(self).update(_flats=placed, _unplaced=unplaced)  # both at once
         return flats
 
     def _flats_in_use(self) -> dict[int, tuple[list[Array], list[Flat]]]:
         in_use = {id(group) for group in self.param_groups}
         return {key: value for key, value in self._flats.items() if key in in_use}
 
-    def _placed(self, lists: list[list[Tensor]]) -> list[Flat]:
-        """New rows for these parameters, with the state that they have."""
+    def _placed(self, lists: list[list[Tensor]]) -> tuple[list[Flat], dict[Tensor, dict[str, Any]]]:
+        """New rows for these parameters, with the state that they have; and the state of all others."""
         state = dict(self.state)
         for p in itertools.chain.from_iterable(lists):
             for key, value in state.get(p, {}).items():
@@ -248,9 +259,7 @@ class Optimizer:
             for k, p in enumerate(flat.params):
                 if p in state:
                     flat.set_state(k, state.pop(p))
-        self._unplaced = {p: dict(values) for p, values in state.items()}
-        self._flats = self._flats_in_use()
-        return flats
+        return flats, {p: dict(values) for p, values in state.items()}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters; or with `set_to_none=False` set them to 0."""

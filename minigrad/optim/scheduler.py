@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Self
 
+from ..atomic import at_once
 from .optimizer import Optimizer, is_number
 
 # What torch saves and we have no use for, besides names of its own that begin with _.
@@ -195,9 +196,8 @@ class CountedLR(LRScheduler):
     def _move(self, t: int) -> None:
         groups = self._groups()
         lrs = [self._lr(t, float(group["lr"]), i) for i, group in enumerate(groups)]
-        for group, lr in zip(groups, lrs, strict=True):
-            group["lr"] = lr
-        self.last_epoch, self._last_lr = t, lrs
+        changes = [(operator.setitem, group, "lr", lr) for group, lr in zip(groups, lrs, strict=True)]
+        at_once([*changes, (setattr, self, "last_epoch", t), (setattr, self, "_last_lr", lrs)])
 
     def _restart(self, lrs: Sequence[float]) -> None:
         """Begin at these rates, whatever came before."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from .. import ops, random
+from ..atomic import holding
 from ..autograd import Memory, Node, Variable, grad_mode, is_grad_enabled, new, next_number, outside, wrap
 from ..autograd.backward import gradients_of
 from ..backend import namespace, of, plain, vmap_depth
@@ -135,15 +136,14 @@ def _as_before(results: list[Any]) -> Iterator[None]:
     since they are those of the first run.
     """
     ended = [level for level in union(map(levels_of, results)) if not level.active]
-    depth = vmap_depth.set(0)
-    for level in ended:
-        level.active = True
     try:
-        yield
+        for level in ended:
+            level.active = True
+        with holding(vmap_depth, 0):
+            yield
     finally:
         for level in ended:
             level.active = False
-        vmap_depth.reset(depth)
 
 
 def _held(inputs: Any) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import ops
+from ..atomic import holding
 from ..autograd import Variable
 from ..backend import check_axis, create, of, plain, vmap_depth
 from ..batched import Batching, Level, Levels, align, batching, levels_of, union
@@ -145,12 +146,11 @@ def vmap(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> C
         if len(set(sizes)) > 1:
             raise ValueError(f"vmap: all arguments must have equally many examples, got {sizes}")
         level = Level(sizes[0])
-        depth = vmap_depth.set(vmap_depth.get() + 1)
         try:
-            result = function(*_map("in_axes", lambda x, a: _in(x, level, a), args, axes), **settings)
+            with holding(vmap_depth, vmap_depth.get() + 1):
+                result = function(*_map("in_axes", lambda x, a: _in(x, level, a), args, axes), **settings)
         finally:
             level.active = False
-            vmap_depth.reset(depth)
         return _map("out_axes", lambda y, axis: _out(y, level, axis), result, out_axes)
 
     return batched

@@ -1,0 +1,49 @@
+"""Changes that are made together or not at all: neither Ctrl-C nor a lack of memory leaves them half done.
+
+What changes several things prepares all of it first, and then has the changes made at once. So an error, or
+Ctrl-C, comes before the first of them, or after the last.
+"""
+
+import collections
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+
+def prepared(changes: Iterable[tuple[Any, ...]]) -> Callable[[], Any]:
+    """What calls each of `changes`, a function with its arguments, with no Python in between; once.
+
+    Python looks for signals between its own instructions, and raises KeyboardInterrupt there; a loop in C has
+    none. So the functions must be C, too, such as `setattr` of a slot. They should not need memory.
+    """
+    return functools.partial(collections.deque, itertools.starmap(operator.call, changes), 0)
+
+
+def at_once(changes: Iterable[tuple[Any, ...]]) -> None:
+    """Call each of `changes` with no Python in between, see `prepared`.
+
+    >>> numbers = [1, 2, 3]
+    >>> at_once([(operator.setitem, numbers, 0, 10), (numbers.append, 4)])
+    >>> numbers
+    [10, 2, 3, 4]
+    """
+    collections.deque(itertools.starmap(operator.call, changes), 0)
+
+
+@contextmanager
+def holding(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    """Inside, `variable` has that value.
+
+    That it gets it is inside of `try`, and that it gets back the old one takes a single instruction: Ctrl-C
+    may come at any other.
+    """
+    before = variable.get()
+    try:
+        variable.set(value)
+        yield
+    finally:
+        variable.set(before)
