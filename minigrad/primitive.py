@@ -192,7 +192,7 @@ def _apply(op: Op, values: list[Any]) -> Any:
         out = op.forward(xp, *values)
         if op.keeps:
             out, kept = out
-    except Exception as error:
+    except RETOLD as error:
         raise _retold(op, values, error) from error
     if not tensors:
         return out
@@ -260,7 +260,7 @@ def _unary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         if type(data) is _ndarray:
             try:
                 out = numpy_function(data)
-            except Exception as error:
+            except RETOLD as error:
                 raise _retold(op, [data], error) from error
             if type(out) is not _ndarray:
                 out = numpy.asarray(out)
@@ -323,7 +323,7 @@ def _binary(op: Op, numpy_function: Callable[..., Array]) -> Callable[..., Any]:
         if type(a) is _ndarray and (type(b) is _ndarray or type(b) in SCALARS):
             try:
                 out = numpy_function(a, b)
-            except Exception as error:
+            except RETOLD as error:
                 raise _retold(op, [a, b], error) from error
             if type(out) is not _ndarray:
                 out = numpy.asarray(out)
@@ -372,7 +372,7 @@ def _compute(op: Op, xp: Namespace, a: Any, b: Any) -> Array:
     """The forward function of a binary elementwise op wherever its arrays live."""
     try:
         out = op.forward(xp, a, b)
-    except Exception as error:
+    except RETOLD as error:
         raise _retold(op, [a, b], error) from error
     return numpy.asarray(out) if isinstance(out, numpy.generic) else out
 
@@ -416,6 +416,10 @@ def _overlap(xp: Any, a: Array, b: Array) -> bool:
 BROADCAST_HINT = "aligned from the right, two sizes must be equal or one of them 1"
 
 
+RETOLD = (IndexError, TypeError, numpy.linalg.LinAlgError, ValueError, MemoryError)
+"""The errors of array libraries that are retold; others come as they are."""
+
+
 def _retold(op: Op, values: list[Any], error: Exception) -> Exception:
     """An error of the array library, retold in terms of the op and of what it was given."""
     arrays = [value for value in values if of(value) is not None]
@@ -424,15 +428,12 @@ def _retold(op: Op, values: list[Any], error: Exception) -> Exception:
             namespace(op.name, values)
         except ValueError as mixed:
             return mixed
-    known = (IndexError, TypeError, numpy.linalg.LinAlgError, ValueError, MemoryError)
-    kinds = [k for k in known if isinstance(error, k)]
-    if not kinds:
-        return error
+    kind = next(k for k in RETOLD if isinstance(error, k))
     inputs = op.differentiable
     shown = [v for slot, v in enumerate(values) if of(v) is not None or (slot in inputs and v is not None)]
     got = " and ".join(type(v).__name__ if of(v) is None else f"{tuple(v.shape)} {v.dtype}" for v in shown)
-    hint = f" ({op.hint})" if op.hint and issubclass(kinds[0], (ValueError, IndexError)) else ""
-    return kinds[0](f"{op.name}: got {got}: {str(error).strip()}{hint}")
+    hint = f" ({op.hint})" if op.hint and issubclass(kind, (ValueError, IndexError)) else ""
+    return kind(f"{op.name}: got {got}: {str(error).strip()}{hint}")
 
 
 # --- fused ops -------------------------------------------------------------------------------------

@@ -144,8 +144,8 @@ class Plan:
     def changes(
         self, n: int, args: list[Any], stops: Sequence[int] = ()
     ) -> tuple[list[tuple[Any, ...]], list[Any]]:
-        """What `run` does, as changes to be made at once (see `atomic.py`), which cannot fail: what is wrong is
-        an error now. And the arrays that must live until then. Outputs must be arrays, not lists of them.
+        """What `run` does, as changes to be made at once (see `atomic.py`), which cannot fail: what is wrong
+        is an error now. And the arrays that must live until then. Outputs must be arrays, not lists of them.
         """
         if self.function is None or not enabled:
             nin = self.kernel.nin

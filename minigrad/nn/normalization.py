@@ -4,8 +4,9 @@ import math
 from typing import Any
 
 from .. import ops
+from ..atomic import at_once
 from ..backend import integer, integers
-from ..ops.normalization import batch_norm, group_norm, layer_norm, rms_norm
+from ..ops.normalization import batch_norm_and_changes, group_norm, layer_norm, rms_norm
 from ..tensor import Tensor
 from .module import Module
 from .parameter import Buffer, Parameter
@@ -170,7 +171,7 @@ class _BatchNorm(Module):
             count = count + 1
             if momentum is None:
                 momentum = 1 / count.item()
-        out = batch_norm(
+        out, changes = batch_norm_and_changes(
             x,
             self.running_mean,
             self.running_var,
@@ -180,7 +181,9 @@ class _BatchNorm(Module):
             momentum if momentum is not None else math.nan,
             self.eps,
         )
-        self.num_batches_tracked = count
+        if count is not None:
+            changes += self.num_batches_tracked._taking(count)
+        at_once(changes)
         return out
 
     def extra_repr(self) -> str:

@@ -333,6 +333,17 @@ def batch_norm(
     Raises:
         ValueError: shapes do not fit; or in training there are not two values for each channel.
     """
+    out, changes = batch_norm_and_changes(
+        input, running_mean, running_var, weight, bias, training, momentum, eps
+    )
+    at_once(changes)
+    return out
+
+
+def batch_norm_and_changes(
+    input, running_mean, running_var, weight, bias, training, momentum, eps
+) -> tuple[Any, list[tuple[Any, ...]]]:
+    """The result of `batch_norm`, and what makes the running statistics follow (see `atomic.py`)."""
     shape = _checked_channels(
         "batch_norm", input, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
     )
@@ -344,7 +355,7 @@ def batch_norm(
         shift = -running_mean * scale
         scale, shift = (scale, shift) if weight is None else (scale * weight, shift * weight)
         shift = shift if bias is None else shift + bias
-        return input * reshape(scale, along) + reshape(shift, along)
+        return input * reshape(scale, along) + reshape(shift, along), []
     count = math.prod(shape) // shape[1] if shape[1] else 0
     if count < 2:
         raise ValueError(
@@ -361,11 +372,10 @@ def batch_norm(
         out = _batch_norm(input, weight, bias, eps, statistics)
     else:
         out = _batch_composed(input, weight, bias, eps)
+    changes: list[tuple[Any, ...]] = []
     if running_mean is not None:
         middle, variance = statistics
-        changes = []
         for running, value in ((running_mean, middle), (running_var, variance * (count / (count - 1)))):
             value = running._data * (1 - momentum) + value * momentum
             changes += running._taking(wrap(cast(namespace("batch_norm", [value]), value, running.dtype)))
-        at_once(changes)
-    return out
+    return out, changes
