@@ -4,7 +4,6 @@ What changes several things prepares all of it first, and then has the changes m
 Ctrl-C, comes before the first of them, or after the last.
 """
 
-import collections
 import functools
 import itertools
 import operator
@@ -18,9 +17,11 @@ def prepared(changes: Iterable[tuple[Any, ...]]) -> Callable[[], Any]:
     """What calls each of `changes`, a function with its arguments, with no Python in between; once.
 
     Python looks for signals between its own instructions, and raises KeyboardInterrupt there; a loop in C has
-    none. So the functions must be C, too, such as `setattr` of a slot. They should not need memory.
+    none. So the functions must be C, too, such as `setattr` of a slot. They should not need memory, and the
+    call itself does not: it asks for the first result that is selected, and none is.
     """
-    return functools.partial(collections.deque, itertools.starmap(operator.call, changes), 0)
+    results = itertools.starmap(operator.call, changes)
+    return functools.partial(next, itertools.compress(results, itertools.repeat(0)), None)
 
 
 def at_once(changes: Iterable[tuple[Any, ...]]) -> None:
@@ -31,7 +32,7 @@ def at_once(changes: Iterable[tuple[Any, ...]]) -> None:
     >>> numbers
     [10, 2, 3, 4]
     """
-    collections.deque(itertools.starmap(operator.call, changes), 0)
+    prepared(changes)()
 
 
 @contextmanager

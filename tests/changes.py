@@ -54,8 +54,10 @@ class World(NamedTuple):
 
 def world(seed: int = 0, trained: bool = True, norm: bool = True) -> World:
     with mg.random.fork(seed):
-        middle = nn.BatchNorm1d(6) if norm else nn.LayerNorm(6)
-        model = nn.Sequential(nn.Linear(4, 6), middle, nn.GELU(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
+        middle = nn.BatchNorm1d(32) if norm else nn.LayerNorm(32)
+        model = nn.Sequential(
+            nn.Linear(4, 32), middle, nn.GELU(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 3)
+        )
         x = mg.random.normal((8, 4))
     first, *others = model.parameters()
     groups = [{"params": [first, *others[2:]]}, {"params": others[:2], "lr": 0.02}]

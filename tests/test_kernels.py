@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import minigrad as mg
-from minigrad.kernels import ElementwiseKernel, plan
+from minigrad.kernels import ElementwiseKernel, compiler, plan
 
 REAL = [np.float16, np.float32, np.float64]
 
@@ -110,6 +110,30 @@ def test_kernel_in_place_for_any_layout(data):
     np.testing.assert_allclose(p, expected[0], **tolerance(kind[0]))
     np.testing.assert_allclose(m, expected[1], **tolerance(kind[1]))
     assert_compiled(moving_mean)
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_text_that_gets_no_memory(threads, monkeypatch):
+    """In whichever thread: it is an error, and not the end of the process."""
+    kernel = ElementwiseKernel(
+        "raw T x",
+        "raw T y",
+        "if (x[i] < 0) throw std::bad_alloc(); y[i] = x[i];",
+        "hungry",
+        cost=1e9,
+        block=1,
+        reference=lambda x: x,
+    )
+    monkeypatch.setattr(compiler, "threads", lambda: threads)
+    x, y = np.arange(1000.0), np.zeros(1000)
+    kernel(x, y, size=1000)
+    assert (y == x).all()
+    for bad in ([0], [999], range(0, 1000, 7)):
+        x[:] = 1
+        x[list(bad)] = -1
+        with pytest.raises(MemoryError, match="hungry"):
+            kernel(x, y, size=1000)
 
 
 @pytest.mark.parametrize("n", [1, 7, 1 << 14, (1 << 14) + 1, 3_000_001])
