@@ -1,7 +1,10 @@
 """Small things that several test files use."""
 
 import gc
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -28,6 +31,18 @@ def garbage(use: Callable[[], object]) -> int:
         finally:
             gc.enable()
     return min(counts)
+
+
+def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """What `work(i)` gave in each of `count` threads that began together."""
+    start = threading.Barrier(count)
+
+    def run(i: int) -> Any:
+        start.wait(60)
+        return work(i)
+
+    with ThreadPoolExecutor(count) as pool:
+        return [future.result() for future in [pool.submit(run, i) for i in range(count)]]
 
 
 COMPILES = plan.enabled and compiler.works() is None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import in_threads
 from test_stand_in import Array, cupy  # noqa: F401 - a fixture, used by its name
 
 import minigrad as mg
@@ -151,23 +152,6 @@ def _after(seed: int) -> np.ndarray:
 
 
 # --- threads -----------------------------------------------------------------------------------------
-
-
-def in_threads(count: int, work: Any) -> list[Any]:
-    """What `work(i)` gave in each of `count` threads that began together."""
-    results: list[Any] = [None] * count
-    start = threading.Barrier(count)
-
-    def run(i: int) -> None:
-        start.wait()
-        results[i] = work(i)
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 @pytest.fixture

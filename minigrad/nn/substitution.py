@@ -10,7 +10,8 @@ from ..ops import asarray
 from .module import Module
 from .parameter import Buffer, Parameter
 
-_substituting = threading.RLock()
+substituting = threading.RLock()
+"""Held by the thread that has put other values in the places of parameters."""
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def substituted(changes: Mapping[Any, Mapping[str, Any]]) -> Iterator[None]:
     if not changes:
         yield
         return
-    with _substituting:
+    with substituting:
         there = [(setattr, x, name, value) for x, change in changes.items() for name, value in change.items()]
         back = prepared([(setattr, x, name, getattr(x, name)) for _, x, name, _ in there])
         try:

@@ -58,8 +58,9 @@ def checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, keeping nothing of what it computes but its results: backward runs it again.
 
     So a net in n such parts keeps the results of its parts and, for a while, the inside of one. Random
-    numbers are the same in the second run; the stream goes on as if there had been one run. Gradients flow
-    to arguments, to parameters of modules, and to whatever else the function uses, to any order.
+    numbers are the same in the second run; the stream goes on as if there had been one run. (Threads must not
+    draw from one stream meanwhile: `mg.random.fork` gives each its own.) Gradients flow to arguments, to
+    parameters of modules, and to whatever else the function uses, to any order.
 
     (`torch.utils.checkpoint.checkpoint(f, x)` is `checkpoint(f)(x)` here, as in JAX.)
 

@@ -8,14 +8,14 @@ differentiated further. That is all there is to composing transforms.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..autograd import Leaf, Node, grad_mode, is_grad_enabled, next_number, wrap
 from ..autograd.backward import given_gradient, gradients_of
 from ..backend import is_floating
 from ..nn import Module
-from ..nn.substitution import substituted
+from ..nn.substitution import substituted, substituting
 from ..ops import tensor, zeros_like
 from ..primitive import watch
 from ..tensor import Tensor
@@ -47,6 +47,11 @@ class Watch:
     """
 
     def __init__(self, what: str, function: Function, args: Sequence[Any], argnums: Sequence[int], kwargs):
+        # Of a module it sees what the parameters have of their own, not what another thread lends them.
+        with substituting if trees.has_module(list(args)) else nullcontext():
+            self._run(what, function, args, argnums, kwargs)
+
+    def _run(self, what: str, function: Function, args: Sequence[Any], argnums: Sequence[int], kwargs):
         self.chosen: Any = [_argument(what, args, i) for i in argnums]
         if len({i % len(args) for i in argnums}) < len(argnums):
             raise ValueError(f"{what}: argnums names an argument twice: {tuple(argnums)}")

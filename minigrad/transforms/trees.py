@@ -37,6 +37,11 @@ def children(tree: Any) -> list[Any]:
     return [getattr(tree, name) for name in _fields(tree)]
 
 
+def has_module(tree: Any) -> bool:
+    """Whether there is a module in it."""
+    return isinstance(tree, Module) or (not is_leaf(tree) and any(map(has_module, children(tree))))
+
+
 def _fields(tree: Any) -> list[str]:
     """The names of a dataclass's fields; none for what is no such object."""
     if isinstance(tree, type) or not hasattr(tree, "__dataclass_fields__"):
