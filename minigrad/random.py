@@ -10,6 +10,7 @@ is drawn as such, from half as many bits, which is faster.
 
 import math
 import operator
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,10 +46,33 @@ def generator() -> "numpy.random.Generator":
     return stream
 
 
+_held: list[Any] = []
+
+
+def _hold() -> None:
+    """Wait until no other thread draws: a fork would find the lock taken, and wait for it for ever."""
+    _making.acquire()
+    streams = {stream for stream in (_shared, _own.get()) if stream is not None}
+    for lock in [stream.bit_generator.lock for stream in streams]:
+        lock.acquire()
+        _held.append(lock)
+
+
+def _let_go() -> None:
+    while _held:
+        _held.pop().release()
+    _making.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go)
+
+
 def seed(n: int) -> None:
     """Begin the stream anew from `n`, an integer from 0 on: what is drawn after it repeats exactly.
 
-    Inside a `fork` that is the block's own stream, else the one that all threads share.
+    Inside a `fork` that is the block's own stream, else the one that all threads share. Processes made by
+    `os.fork` all go on from their parent's state, as NumPy's numbers do: let each call this with its number.
     """
     _set(numpy.random.PCG64(n).state)
 

@@ -1,5 +1,6 @@
 """Other values in the places of a module's parameters and buffers, while a function runs."""
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,15 @@ from .parameter import Buffer, Parameter
 
 substituting = threading.RLock()
 """Held by the thread that has put other values in the places of parameters."""
+
+if hasattr(os, "register_at_fork"):
+    # A fork waits until no other thread holds it: the child would find it taken, and those values, for ever.
+    # (And it waits for this before it waits for what `random` holds, which that thread may need.)
+    os.register_at_fork(
+        before=substituting.acquire,
+        after_in_parent=substituting.release,
+        after_in_child=substituting.release,
+    )
 
 
 @contextmanager
