@@ -1,5 +1,6 @@
 """Small things that several test files use."""
 
+import functools
 import gc
 import threading
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 import minigrad as mg
-from minigrad.kernels import compiler, plan
+from minigrad.kernels import ElementwiseKernel, compiler, plan
 
 
 def take_grad(x: mg.Tensor) -> mg.Tensor:
@@ -43,6 +44,24 @@ def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(count) as pool:
         return [future.result() for future in [pool.submit(run, i) for i in range(count)]]
+
+
+@functools.cache
+def _kernels() -> list[ElementwiseKernel]:
+    return [x for x in gc.get_objects() if isinstance(x, ElementwiseKernel)]
+
+
+def use_kernels(monkeypatch: pytest.MonkeyPatch, on: bool) -> None:
+    """Compute with kernels or without, until the test is over; skip it where there are none to be had.
+
+    What was first called without one would go on so: it is to find out anew.
+    """
+    if on and not COMPILES:
+        pytest.skip("no C++ compiler, or MINIGRAD_KERNELS=off")
+    monkeypatch.setattr(plan, "enabled", on)
+    for kernel in _kernels():
+        monkeypatch.setattr(kernel, "_plans", {})
+        monkeypatch.setattr(kernel, "_seen", {})
 
 
 COMPILES = plan.enabled and compiler.works() is None

@@ -7,10 +7,9 @@ import os
 
 import pytest
 from benchmarks.long_run import VARIANTS, resident, tenths
-from helpers import COMPILES
+from helpers import use_kernels
 
 import minigrad as mg
-from minigrad.kernels import plan
 
 STEPS = int(os.environ.get("MINIGRAD_STEPS") or 4_000)
 
@@ -20,9 +19,7 @@ STEPS = int(os.environ.get("MINIGRAD_STEPS") or 4_000)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_memory_is_flat(name, compiled, monkeypatch):
     """Not one object more for every 8 steps, once two tenths of them are over; nor 1 MB in arrays."""
-    if compiled and not COMPILES:
-        pytest.skip("no C++ compiler, or MINIGRAD_KERNELS=off")
-    monkeypatch.setattr(plan, "enabled", compiled)
+    use_kernels(monkeypatch, compiled)
     with mg.random.fork(0):
         _, second, *later = tenths(VARIANTS[name](), STEPS)
     assert max(tenth.blocks for tenth in later) - second.blocks < STEPS / 10

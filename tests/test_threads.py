@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import COMPILES, in_threads, needs_compiler
+from helpers import in_threads, needs_compiler, use_kernels
 from trainings import NETS, Training, trained
 
 import minigrad as mg
@@ -35,9 +35,7 @@ def _restless():
 @pytest.fixture(params=["array code", "kernels", "kernels with threads of their own"])
 def mode(request, monkeypatch):
     """How everything is computed. (Arrays of these sizes get no threads, unless told so.)"""
-    if request.param != "array code" and not COMPILES:
-        pytest.skip("no C++ compiler, or MINIGRAD_KERNELS=off")
-    monkeypatch.setattr(plan, "enabled", request.param != "array code")
+    use_kernels(monkeypatch, request.param != "array code")
     if request.param == "kernels with threads of their own":
         monkeypatch.setattr(plan, "_WORTH_A_THREAD", 64)
 

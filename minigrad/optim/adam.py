@@ -81,7 +81,12 @@ def slope_scalars(group: dict[str, Any], decays: bool = True) -> tuple[float, fl
 class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015, Algorithm 1): θ ← θ - lr m̂ / (√v̂ + ε).
 
-    Names, order, defaults and results are those of `torch.optim.Adam`.
+    Names, order, defaults and results are those of `torch.optim.Adam`. So are those of numbers at the ends
+    of the range, nothing of which is replaced. A NaN in an element's gradient stays in its θ, m and v for
+    ever, and an infinity makes NaN of θ: `step(skip_nonfinite=True)` passes over both. Where g² overflows (in
+    float32 above 1.8e19 / √(1 - β2), 5.8e20; in the long run above 1.8e19) v stays infinite, and θ where it
+    is. Where (1 - β2) g² vanishes (below 8e-22) ε alone is in the root; with ε = 0 the step is infinite, or
+    NaN for g = 0. (float64: 1.3e154 and 5e-161. float16 has its state in float32.)
 
     Args:
         params: tensors, or dicts of `params` and settings of their own.

@@ -106,6 +106,8 @@ class RAdam(Optimizer):
     - `"adam"`: r_t = 1, so a full Adam step;
     - `"skip"`: nothing but the update of m and v, as in the authors' package.
 
+    Of numbers at the ends of the range see `Adam`.
+
     Args:
         params: tensors, or dicts of `params` and settings of their own.
         lr: the learning rate.

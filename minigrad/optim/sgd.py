@@ -47,7 +47,8 @@ class SGD(Optimizer):
     """Gradient descent: θ ← θ - lr g, or with momentum μ: b ← μ b + (1 - dampening) g; θ ← θ - lr b.
 
     The first b is g itself. With `nesterov` the step is g + μ b. Names, order, defaults and results are
-    those of `torch.optim.SGD`. (Momentum: Sutskever et al., 2013, in the form that torch gave it.)
+    those of `torch.optim.SGD`. (Momentum: Sutskever et al., 2013, in the form that torch gave it.) NaN and
+    infinities stay in θ and b for ever: `step(skip_nonfinite=True)` passes over gradients that have any.
 
     Args:
         params: tensors, or dicts of `params` and settings of their own.
