@@ -13,7 +13,6 @@ attention, and then thinks about each character by itself.
 """
 
 import argparse
-import json
 import math
 import textwrap
 import time
@@ -28,8 +27,6 @@ matplotlib.use("Agg")  # draw into a file: no screen is needed
 
 import matplotlib.pyplot as plt
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from tqdm import tqdm
 
 import minigrad as mg
@@ -124,13 +121,14 @@ def sample(model: GPT, start: list[int], length: int, device: str) -> list[int]:
 
 def save(path: str, model: GPT, optimizer: Any, step: int, alphabet: str) -> None:
     """Weights, the optimizer's state and that of the random numbers: all that is needed to go on."""
-    arrays = {f"model.{name}": array for name, array in model.state_dict().items()}
-    state = optimizer.state_dict()
-    for i, of_parameter in state["state"].items():
-        for name, value in of_parameter.items():
-            arrays[f"optimizer.{i}.{name}"] = np.asarray(value)
-    rest = {"step": step, "alphabet": alphabet, "random": mg.random.get_state()}
-    save_file({k: np.asarray(a, order="C") for k, a in arrays.items()}, path, {"char_gpt": json.dumps(rest)})
+    tree = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "random": mg.random.get_state(),
+        "step": step,
+        "alphabet": alphabet,
+    }
+    mg.save(path, tree)
 
 
 def draw(path: str, curves: dict[str, list[tuple[int, float]]], samples: list[tuple[int, str]]) -> None:
@@ -182,10 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
     text = Path(options.text).read_text("utf-8") if options.text else "\n\n".join(topics.topics.values())
     alphabet = "".join(sorted(set(text)))
     kept: dict[str, Any] = {}
-    saved = None
     if options.resume:
-        saved = safe_open(options.resume, "numpy")
-        kept = json.loads(saved.metadata()["char_gpt"])
+        kept = mg.load(options.resume)
         if not set(alphabet) <= set(kept["alphabet"]):
             parser.error("--resume: the text has characters that the net has not learned")
         alphabet = kept["alphabet"]
@@ -204,17 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> float:
         model.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.1, decoupled_weight_decay=True
     )
     first = 0
-    if saved is not None:
-        names = saved.keys()
-        model.load_state_dict({k[6:]: saved.get_tensor(k) for k in names if k.startswith("model.")})
-        state = optimizer.state_dict()
-        state["state"] = {}
-        for key in names:
-            if key.startswith("optimizer."):
-                _, i, name = key.split(".")
-                value = saved.get_tensor(key)
-                state["state"].setdefault(int(i), {})[name] = value if value.ndim else value.item()
-        optimizer.load_state_dict(state)
+    if kept:
+        model.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
         mg.random.set_state(kept["random"])
         first = kept["step"]
         if options.steps <= first:

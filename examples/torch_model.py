@@ -15,7 +15,6 @@ from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 import minigrad as mg
 from minigrad import nn
@@ -94,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[float, float]:
         print("\nin minigrad")
         optimizer = mg.optim.RAdam(ours.parameters(), lr=0.01)
         train(ours, optimizer, nn.CrossEntropyLoss(), mg.tensor, steps, seed=1)
-        save_file(ours.state_dict(), file)
+        mg.save(file, ours.state_dict())
         theirs.load_state_dict(files.load_file(file))
         back = difference(ours, theirs, torch)
         print(f"from minigrad to torch: the largest difference of outputs is {back:.1e}")

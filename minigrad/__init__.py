@@ -10,10 +10,11 @@ tensor([ 2., -4.], dtype=float32, device=numpy)
 
 from numpy import bool, float16, float32, float64, int8, int16, int32, int64, uint8, uint16, uint32, uint64
 
-from . import autograd, data, kernels, nn, ops, optim, random, testing, transforms
+from . import autograd, data, io, kernels, nn, ops, optim, random, testing, transforms
 from .autograd import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from .backend import backend, set_backend, use_backend
 from .graph import graph
+from .io import load, save
 from .ops import *
 from .ops.dtypes import __array_namespace_info__
 from .primitive import primitive
@@ -58,16 +59,19 @@ __all__ = [
     "int16",
     "int32",
     "int64",
+    "io",
     "is_grad_enabled",
     "jacobian",
     "jvp",
     "kernels",
+    "load",
     "nn",
     "no_grad",
     "ops",
     "optim",
     "primitive",
     "random",
+    "save",
     "set_backend",
     "stop_gradient",
     "testing",

@@ -31,7 +31,7 @@ ORDER = [
     ["batched"],
     ["operators"],
     ["tensor"],
-    ["random", "drawing", "testing"],
+    ["random", "drawing", "testing", "io"],
     ["data"],
     ["nn", "optim"],
     ["transforms"],

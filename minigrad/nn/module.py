@@ -210,9 +210,8 @@ class Module:
     def state_dict(self) -> dict[str, numpy.ndarray]:
         """A copy of every parameter and persistent buffer by name, as NumPy arrays from whichever device.
 
-        (torch gives tensors, and the module's own memory.) It can be saved as it is, with
-        `safetensors.numpy.save_file` or `numpy.savez`; `{k: torch.from_numpy(a) for k, a in …}` is what
-        torch's `load_state_dict` takes.
+        (torch gives tensors, and the module's own memory.) `mg.save(path, …)` writes it
+        to a file; `{k: torch.from_numpy(a) for k, a in …}` is what torch's `load_state_dict` takes.
         """
         return state.gathered(self)
 
@@ -227,7 +226,7 @@ class Module:
 
         Args:
             state_dict: tensors or arrays by name, from here or from torch; or the path of a file of them
-                in the safetensors format.
+                in the safetensors format, from `mg.save` or from elsewhere.
             strict: raise an error if names are missing or unexpected, rather than load what fits.
 
         Returns the names `(missing_keys, unexpected_keys)`.

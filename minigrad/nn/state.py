@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy
 
 from ..atomic import at_once
+from ..io import load
 from ..ops import asarray, tensor
 from ..tensor import Tensor
 from .parameter import Buffer, Parameter
@@ -38,9 +39,11 @@ def loaded(
 ) -> IncompatibleKeys:
     """What `Module.load_state_dict` does."""
     if not isinstance(state_dict, Mapping):
-        from safetensors.numpy import load_file
-
-        state_dict = load_file(state_dict)
+        path, state_dict = state_dict, load(state_dict)
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(
+                f"load_state_dict: {str(path)!r} holds no arrays by name, but a {type(state_dict).__name__}"
+            )
     own = named(module)
     found = {own[name] for name in own if name in state_dict}
     # Files from before torch 0.4.1 have no counts of batches, and torch asks none of a plain dict either.

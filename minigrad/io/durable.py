@@ -1,0 +1,148 @@
+"""Putting a new file in the place of an old one, so that a crash at any moment leaves one of the two, whole.
+
+The new file is written beside the old one under another name, and takes its place in one step when all of it
+is on the disk. Whoever writes such a temporary file holds a lock on it, which the system lets go when the
+process ends, however it ends: one whose lock can be had was left behind, and is removed by the next writer.
+"""
+
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Iterable
+from contextlib import suppress
+from errno import EINVAL, ENOTSUP
+from io import FileIO
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: what a killed process leaves there stays
+    fcntl: Any = None
+
+_MOST = 1 << 26  # bytes for one call: macOS takes less than 2 GB, and Ctrl-C waits for the end of it
+
+
+def replace(path: str | os.PathLike[str], parts: Iterable[Any]) -> None:
+    """Write `parts`, buffers of bytes, one after the other, to a file that then takes the place of `path`.
+
+    Links are followed. A new file has the permissions that the umask leaves, one that replaces another has
+    the other's. Other hard links to the old file keep it.
+
+    Raises `OSError` where the system does; the old file, or that there is none, is then as it was, except
+    that a failure after the last step, that of making the new name durable, leaves the new one.
+    """
+    target = os.path.realpath(os.fsdecode(path))
+    try:
+        old = os.stat(target)
+    except FileNotFoundError:
+        old = None
+    if old is not None and not stat.S_ISREG(old.st_mode):
+        error = IsADirectoryError if stat.S_ISDIR(old.st_mode) else FileExistsError
+        raise error(f"save: {os.fsdecode(path)!r} is there, and is not a regular file")
+    folder, name = os.path.split(target)
+    sweep(folder, name)
+    file, temporary = _create(folder, name)
+    try:
+        with file:
+            if old is not None and (old.st_mode ^ os.fstat(file.fileno()).st_mode) & 0o777:
+                os.chmod(temporary, old.st_mode & 0o777)
+            for part in parts:
+                _write(file.fileno(), part)
+            _sync(file.fileno())
+            if fcntl is None:
+                file.close()  # Windows moves no open file
+            os.replace(temporary, target)  # while the lock is held
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def sweep(folder: str, name: str | None = None) -> None:
+    """Remove what writers that ended too early left in a folder; those for the file `name`, or all.
+
+    A writer that is alive loses nothing, where locks work: on a network's file system that keeps locks to
+    each machine, name the file, and write no file from two machines at once.
+    """
+    if fcntl is None:
+        return
+    with suppress(OSError):  # not being able to clean up keeps nobody from writing
+        for entry in os.listdir(folder):
+            if entry.startswith(_prefix(name)):
+                with suppress(OSError):
+                    _remove_if_left(os.path.join(folder, entry))
+
+
+def _prefix(name: str | None) -> str:
+    """How the names of temporary files begin: a checksum, since a name may be as long as names can be."""
+    return ".minigrad-" if name is None else f".minigrad-{zlib.crc32(os.fsencode(name)):08x}-"
+
+
+def _remove_if_left(temporary: str) -> None:
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(temporary, "r+b", buffering=0, opener=lambda path, _: os.open(path, flags)) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error if a writer holds it
+        os.unlink(temporary)
+
+
+def _create(folder: str, name: str) -> tuple[FileIO, str]:
+    """A new file beside `name`, locked, and its path."""
+    while True:
+        temporary = os.path.join(folder, _prefix(name) + os.urandom(8).hex())
+        try:
+            # Python closes this file, if an error strikes before anybody has it, and so lets the lock go.
+            file = FileIO(temporary, "x", opener=lambda path, flags: os.open(path, flags, 0o666))
+            if _lock(file):
+                return file, temporary
+            file.close()
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def _lock(file: FileIO) -> bool:
+    """Lock a file that was just made; False if another writer took it for one that was left, and removes it.
+
+    Where the file system has no locks there is none, and nothing is ever removed.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return os.fstat(file.fileno()).st_nlink > 0
+
+
+def _write(descriptor: int, part: Any) -> None:
+    with memoryview(part).cast("B") as rest:
+        while rest:
+            rest = rest[os.write(descriptor, rest[:_MOST]) :]
+
+
+def _sync(descriptor: int) -> None:
+    """Wait until what was written is on the disk itself."""
+    if sys.platform == "darwin":  # where fsync leaves it in the disk's own memory
+        with suppress(OSError):  # which not every file system can be asked for
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: str) -> None:
+    """Wait until the names in a folder are on the disk, too."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (EINVAL, ENOTSUP):  # a file system that has no such thing
+            raise
+    finally:
+        os.close(descriptor)
