@@ -9,9 +9,9 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Iterable
-from contextlib import suppress
-from errno import EINVAL, ENOTSUP
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from errno import EINVAL, ENOENT, ENOTSUP
 from io import FileIO
 from typing import Any
 
@@ -41,22 +41,19 @@ def replace(path: str | os.PathLike[str], parts: Iterable[Any]) -> None:
         error = IsADirectoryError if stat.S_ISDIR(old.st_mode) else FileExistsError
         raise error(f"save: {os.fsdecode(path)!r} is there, and is not a regular file")
     folder, name = os.path.split(target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(ENOENT, "save: there is no such folder", folder)
     sweep(folder, name)
-    file, temporary = _create(folder, name)
-    try:
-        with file:
-            if old is not None and (old.st_mode ^ os.fstat(file.fileno()).st_mode) & 0o777:
-                os.chmod(temporary, old.st_mode & 0o777)
-            for part in parts:
-                _write(file.fileno(), part)
-            _sync(file.fileno())
-            if fcntl is None:
-                file.close()  # Windows moves no open file
-            os.replace(temporary, target)  # while the lock is held
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with _temporary(folder, name) as file:
+        temporary = str(file.name)
+        if old is not None and (old.st_mode ^ os.fstat(file.fileno()).st_mode) & 0o777:
+            os.chmod(temporary, old.st_mode & 0o777)
+        for part in parts:
+            _write(file.fileno(), part)
+        _sync(file.fileno())
+        if fcntl is None:
+            file.close()  # Windows moves no open file
+        os.replace(temporary, target)  # while the lock is held
     _sync_folder(folder)
 
 
@@ -87,19 +84,19 @@ def _remove_if_left(temporary: str) -> None:
         os.unlink(temporary)
 
 
-def _create(folder: str, name: str) -> tuple[FileIO, str]:
-    """A new file beside `name`, locked, and its path."""
+@contextmanager
+def _temporary(folder: str, name: str) -> Iterator[FileIO]:
+    """A new file beside `name`, locked while the block runs. An error in the block removes it."""
     while True:
-        temporary = os.path.join(folder, _prefix(name) + os.urandom(8).hex())
+        path = os.path.join(folder, _prefix(name) + os.urandom(8).hex())
         try:
-            # Python closes this file, if an error strikes before anybody has it, and so lets the lock go.
-            file = FileIO(temporary, "x", opener=lambda path, flags: os.open(path, flags, 0o666))
-            if _lock(file):
-                return file, temporary
-            file.close()
+            with FileIO(path, "x", opener=lambda path, flags: os.open(path, flags, 0o666)) as file:
+                if _lock(file):
+                    yield file
+                    return
         except BaseException:
             with suppress(OSError):
-                os.unlink(temporary)
+                os.unlink(path)
             raise
 
 

@@ -30,8 +30,8 @@ def save(path: str | PathLike[str], tree: Any) -> None:
     Args:
         path: where; links are followed, and a new file has the permissions that the umask leaves.
         tree: any nesting of dicts, lists and tuples, 100 levels at most, of tensors, NumPy arrays and
-            scalars, Python's numbers, strings, bools and None. Keys of dicts are strings, numbers, bools or
-            None. An object that is there several times is stored once.
+            scalars, Python's numbers, strings, bools and None. Keys of dicts are strings, numbers (integers
+            of up to 64 bits), bools or None. An object that is there several times is stored once.
 
     Raises:
         TypeError: there is something else in the tree; the message says where.

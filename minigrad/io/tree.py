@@ -117,12 +117,17 @@ def _plain(value: Any, place: Place) -> Any:
 
 
 def _key(key: Any, place: Place) -> Any:
-    if key is None or type(key) in (bool, int, float, str):
+    if _may_be_key(key):
         return _plain(key, (*place, key))
     raise TypeError(
-        f"save: {_text(place)} has a key of type {type(key).__name__}; keys are strings, Python's "
-        "numbers, bools and None"
+        f"save: {_text(place)} has the key {reprlib.repr(key)}, of type {type(key).__name__}; keys are "
+        "strings, floats, integers of up to 64 bits, bools and None"
     )
+
+
+def _may_be_key(value: Any) -> bool:
+    # Huge integers can be made to have one hash, and then a dict of many takes for ever.
+    return value is None or type(value) in (bool, float, str) or (type(value) is int and not abs(value) >> 64)
 
 
 def _name(place: Place, taken: dict[str, Array]) -> str:
@@ -252,6 +257,6 @@ def _read_plain(node: Any) -> Any:
 
 def _read_key(node: Any) -> Any:
     key = _read_plain(node)
-    if key is not None and type(key) not in (bool, int, float, str):
-        raise FormatError(f"its structure has the key {key!r}")
+    if not _may_be_key(key):
+        raise FormatError(f"its structure has the key {reprlib.repr(node)}")
     return key
