@@ -302,7 +302,7 @@ trees = st.recursive(
 
 
 @given(trees)
-@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@settings(max_examples=150, deadline=None, database=None, derandomize=True)
 def test_any_tree_comes_back(tmp_path_factory, tree):
     path = tmp_path_factory.getbasetemp() / "any.safetensors"
     mg.save(path, tree)

@@ -6,6 +6,7 @@ process ends, however it ends: one whose lock can be had was left behind, and is
 """
 
 import os
+import re
 import stat
 import sys
 import zlib
@@ -20,6 +21,7 @@ try:
 except ImportError:  # Windows has no such locks: what a killed process leaves there stays
     fcntl: Any = None
 
+_TEMPORARY = re.compile(".minigrad-([0-9a-f]{8})-[0-9a-f]{16}")
 _MOST = 1 << 26  # bytes for one call: macOS takes less than 2 GB, and Ctrl-C waits for the end of it
 
 
@@ -67,14 +69,15 @@ def sweep(folder: str, name: str | None = None) -> None:
         return
     with suppress(OSError):  # not being able to clean up keeps nobody from writing
         for entry in os.listdir(folder):
-            if entry.startswith(_prefix(name)):
+            left = _TEMPORARY.fullmatch(entry)
+            if left and (name is None or left[1] == _checksum(name)):
                 with suppress(OSError):
                     _remove_if_left(os.path.join(folder, entry))
 
 
-def _prefix(name: str | None) -> str:
-    """How the names of temporary files begin: a checksum, since a name may be as long as names can be."""
-    return ".minigrad-" if name is None else f".minigrad-{zlib.crc32(os.fsencode(name)):08x}-"
+def _checksum(name: str) -> str:
+    """What stands for a file's name in that of its temporary one: it may be as long as names can be."""
+    return f"{zlib.crc32(os.fsencode(name)):08x}"
 
 
 def _remove_if_left(temporary: str) -> None:
@@ -88,9 +91,9 @@ def _remove_if_left(temporary: str) -> None:
 def _temporary(folder: str, name: str) -> Iterator[FileIO]:
     """A new file beside `name`, locked while the block runs. An error in the block removes it."""
     while True:
-        path = os.path.join(folder, _prefix(name) + os.urandom(8).hex())
+        path = os.path.join(folder, f".minigrad-{_checksum(name)}-{os.urandom(8).hex()}")
         try:
-            with FileIO(path, "x", opener=lambda path, flags: os.open(path, flags, 0o666)) as file:
+            with FileIO(path, "x") as file:
                 if _lock(file):
                     yield file
                     return

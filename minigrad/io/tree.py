@@ -5,7 +5,7 @@ A JSON object is a dict whose keys are strings; strings, true, false, null, floa
 
     ["list", x, …]    ["tuple", x, …]    ["dict", [key, x], …]
     ["array", name]   ["tensor", name]   ["scalar", dtype, its bytes in hexadecimal]
-    ["int", "0x…"]    ["float", "nan"], "inf" or "-inf"
+    ["int", "0x…"]    ["float", its bytes in hexadecimal], of infinities and NaN
     ["same", n]       the container that was the n-th, from 0, to be complete
 
 The whole is {"version": 1, "tree": x}.
@@ -15,6 +15,7 @@ import json
 import math
 import re
 import reprlib
+import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -107,7 +108,7 @@ def _plain(value: Any, place: Place) -> Any:
     if type(value) is int and abs(value) >> 64:
         return ["int", hex(value)]
     if type(value) is float and not math.isfinite(value):
-        return ["float", repr(value)]
+        return ["float", struct.pack("<d", value).hex()]  # a NaN has bits of its own
     if type(value) is str:
         try:
             value.encode()
@@ -244,8 +245,8 @@ def _read_plain(node: Any) -> Any:
     match node:
         case ["int", str(text)] if re.fullmatch("-?0x[0-9a-f]+", text):
             return int(text, 16)
-        case ["float", "nan" | "inf" | "-inf" as text]:
-            return float(text)
+        case ["float", str(text)] if re.fullmatch("[0-9a-f]{16}", text):
+            return struct.unpack("<d", bytes.fromhex(text))[0]
         case ["scalar", str(name), str(text)] if re.fullmatch("([0-9a-f]{2}){1,8}", text):
             dtype, data = numpy_dtype(name), bytes.fromhex(text)
             if len(data) == dtype.itemsize and (name != "BOOL" or data[0] < 2):
