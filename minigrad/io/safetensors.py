@@ -189,7 +189,7 @@ def read_header(file: FileIO) -> Header:
     metadata = said.pop("__metadata__", {})
     if type(metadata) is not dict or not all(type(value) is str for value in metadata.values()):
         raise FormatError("its __metadata__ must be strings by name")
-    _check_text(chain(said, metadata, metadata.values()))
+    check_text(chain(said, metadata, metadata.values()))
     entries = {name: _entry(name, value) for name, value in said.items()}
     start = 8 + length
     _check_places(entries, size - start)
@@ -219,8 +219,8 @@ def _read(file: FileIO, into: Any) -> Any:
     return into
 
 
-def _check_text(texts: Iterable[str]) -> None:
-    """JSON can name halves of characters, which no text has."""
+def check_text(texts: Iterable[str]) -> None:
+    """Raise `FormatError` if one of them has a half of a character, which JSON can name, and no text has."""
     for text in texts:
         try:
             text.encode()

@@ -23,7 +23,7 @@ import numpy
 
 from ..backend import Array, of, plain
 from ..tensor import Tensor
-from .safetensors import FormatError, dtype_name, dtype_of, numpy_dtype, plain_json
+from .safetensors import FormatError, check_text, dtype_name, dtype_of, numpy_dtype, plain_json
 
 DEEPEST = 100
 """How many dicts, lists and tuples there may be, one inside the other."""
@@ -193,23 +193,30 @@ def rebuilt(text: str, leaf: Callable[[str, str], Any]) -> Any:
         )
     if whole.keys() != {"version", "tree"}:
         raise FormatError("its structure must be a version and a tree")
-    complete: list[tuple[Any, int]] = []
+    complete: list[Any] = []  # the containers, and how high each is
+    heights: list[int] = []
     leaves: dict[str, tuple[str, Any]] = {}
 
     def inside(nodes: Iterable[Any], depth: int) -> tuple[list[Any], int]:
         """What the nodes in a container stand for, and its height."""
         if depth >= DEEPEST:
             raise FormatError(f"its structure is nested more than {DEEPEST} levels deep")
-        pairs = [visit(node, depth + 1) for node in nodes]
-        return [value for value, _ in pairs], 1 + max((height for _, height in pairs), default=0)
+        values, highest = [], 0
+        for node in nodes:
+            value, height = visit(node, depth + 1)
+            values.append(value)
+            highest = max(highest, height)
+        return values, 1 + highest
 
     def finish(value: Any, height: int) -> tuple[Any, int]:
-        complete.append((value, height))
+        complete.append(value)
+        heights.append(height)
         return value, height
 
     def visit(node: Any, depth: int) -> tuple[Any, int]:
         match node:
             case dict():
+                check_text(node)
                 values, height = inside(node.values(), depth)
                 return finish(dict(zip(node, values, strict=True)), height)
             case ["list", *nodes]:
@@ -225,10 +232,9 @@ def rebuilt(text: str, leaf: Callable[[str, str], Any]) -> Any:
                     raise FormatError("its structure has a dict with the same key twice")
                 return finish(value, height)
             case ["same", n] if type(n) is int and 0 <= n < len(complete):
-                value, height = complete[n]
-                if depth + height > DEEPEST:
+                if depth + heights[n] > DEEPEST:
                     raise FormatError(f"its structure is nested more than {DEEPEST} levels deep")
-                return value, height
+                return complete[n], heights[n]
             case ["array" | "tensor" as kind, str(name)]:
                 if name not in leaves:
                     leaves[name] = kind, leaf(kind, name)
@@ -251,7 +257,10 @@ def _read_plain(node: Any) -> Any:
             dtype, data = numpy_dtype(name), bytes.fromhex(text)
             if len(data) == dtype.itemsize and (name != "BOOL" or data[0] < 2):
                 return numpy.frombuffer(data, dtype)[0]
-        case None | bool() | int() | float() | str():
+        case str():
+            check_text([node])
+            return node
+        case None | bool() | int() | float():
             return node
     raise FormatError(f"its structure has {reprlib.repr(node)}, which stands for nothing")
 
