@@ -5,7 +5,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy
@@ -17,7 +17,7 @@ from .tensor import Tensor
 class batches:  # noqa: N801 - it is used as a function
     """Minibatches of one or more arrays: an iterable with a length, to be gone through once an epoch.
 
-    Each pass shuffles anew.
+    Each pass shuffles anew. `state_dict` has the position in the data, also in the middle of a pass.
 
     Args:
         *arrays: tensors or NumPy arrays with the same length along their first axis.
@@ -55,7 +55,14 @@ class batches:  # noqa: N801 - it is used as a function
         self.size = size
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self._random = None if seed is None else numpy.random.default_rng(seed)
+        self._random: dict[str, str] | None = None  # the state of a stream of its own
+        if seed is not None:
+            with random.fork(seed):
+                self._random = random.get_state()
+        # The newest pass under way: how many batches it has given, and the state that its order came from;
+        # and one that was loaded, for the next iterator to go on with.
+        self._pass: dict[str, Any] | None = None
+        self._loaded: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         """The number of batches in a pass."""
@@ -63,12 +70,82 @@ class batches:  # noqa: N801 - it is used as a function
         return rows // self.size if self.drop_last else -(-rows // self.size)
 
     def __iter__(self) -> Iterator[Any]:
-        rows = len(self.arrays[0])
-        order = (self._random or random.generator()).permutation(rows) if self.shuffle else None
-        for start in range(0, len(self) * self.size, self.size):
-            stop = min(start + self.size, rows)
-            batch = tuple(self._rows(a, order, start, stop) for a in self.arrays)
-            yield batch[0] if len(batch) == 1 else batch
+        this = self._pass = self._loaded or {"given": 0, "order": None}
+        self._loaded = None
+        order, rows = self._order(this) if self.shuffle else None, len(self.arrays[0])
+        try:
+            for k in range(this["given"], len(self)):
+                start, stop = k * self.size, min((k + 1) * self.size, rows)
+                batch = tuple(self._rows(a, order, start, stop) for a in self.arrays)
+                this["given"] = k + 1
+                yield batch[0] if len(batch) == 1 else batch
+        finally:  # the pass is at its end, or its iterator was dropped
+            if self._pass is this:
+                self._pass = None
+
+    def _order(self, this: dict[str, Any]) -> numpy.ndarray:
+        """The order of a pass: drawn if it is a new one, or drawn again."""
+        new, rows = this["order"] is None, len(self.arrays[0])
+        if new:
+            this["order"] = self._random or random.get_state()
+            if self._random is None:
+                return random.generator().permutation(rows)
+        with random.fork(this["order"]):
+            order = random.generator().permutation(rows)
+            if new:
+                self._random = random.get_state()
+        return order
+
+    # --- saving ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the data: that of the newest iterator, if it is not at its end, and of the seed.
+
+        Without a seed, later passes go on from `minigrad.random`, whose state is to be saved beside this.
+        A loop that is left by `break` or an error drops its iterator, and with it the pass.
+        """
+        this = self._loaded or self._pass
+        return {
+            "rows": len(self.arrays[0]),
+            "size": self.size,
+            "shuffle": self.shuffle,
+            "drop_last": self.drop_last,
+            "pass": this and dict(this),
+            "random": self._random and dict(self._random),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave: the next iterator gives what is left of the pass under way.
+
+        That may be nothing, if its last batch was given out already. Iterators that are there already go on
+        as they would have.
+
+        Raises:
+            ValueError: it is no such state, or one of other rows or settings. Nothing has changed then.
+        """
+        own = self.state_dict()
+        if not isinstance(state_dict, Mapping) or set(state_dict) != set(own):
+            raise ValueError(f"batches: a state is what state_dict() gives, a dict with {list(own)}")
+        for key in ("rows", "size", "shuffle", "drop_last"):
+            if state_dict[key] != own[key]:
+                raise ValueError(f"batches: {key} is {own[key]}, and was {state_dict[key]!r} when saved")
+        this, stream = state_dict["pass"], state_dict["random"]
+        if (stream is None) != (self._random is None):
+            raise ValueError("batches: one of the saved batches and these has a seed, the other has none")
+        if this is not None:
+            known = isinstance(this, Mapping) and set(this) == {"given", "order"}
+            if not known or type(this["given"]) is not int or not 1 <= this["given"] <= len(self):
+                raise ValueError(f"batches: the saved pass must be one of {len(self)} batches, got {this!r}")
+        states = [stream] if self._random else []
+        if this is not None and self.shuffle:
+            states.append(this["order"])
+        for state in states:
+            if not isinstance(state, Mapping):
+                raise ValueError(f"batches: a saved state of random numbers must be a dict, got {state!r}")
+            with random.fork(state):  # which refuses what is no state
+                pass
+        self._random, self._pass = stream and dict(stream), None
+        self._loaded = None if this is None else dict(this)
 
     @staticmethod
     def _rows(array: Any, order: numpy.ndarray | None, start: int, stop: int) -> Any:

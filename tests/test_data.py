@@ -1,6 +1,7 @@
 """Minibatches."""
 
 import gzip
+import json
 
 import numpy as np
 import pytest
@@ -49,6 +50,111 @@ def test_kinds_and_devices_are_kept():
 def test_bad_arguments(arguments, size, message):
     with pytest.raises(ValueError, match=message):
         mg.data.batches(*arguments, size=size)
+
+
+# --- the position --------------------------------------------------------------------------------------
+
+
+def rows_of(passes):
+    return [[np.asarray(batch).tolist() for batch in one] for one in passes]
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("given", [None, 0, 1, 2, 3, 4])
+def test_the_position_comes_back(given, shuffle, seed, drop_last):
+    """Saved between passes (None), or when so many batches of the second one were given."""
+
+    def new(seed=seed):
+        return mg.data.batches(np.arange(11), size=3, shuffle=shuffle, seed=seed, drop_last=drop_last)
+
+    mg.random.seed(0)
+    b = new()
+    list(b)
+    held = None if given is None else iter(b)
+    for _ in range(min(given or 0, len(b))):
+        assert held is not None
+        next(held)
+    state, stream = b.state_dict(), mg.random.get_state()
+    wanted = rows_of([held or b, b, b])
+
+    assert json.loads(json.dumps(state)) == state
+    other = new(seed=None if seed is None else 99)
+    half = iter(other)
+    next(half)  # what was begun before is given up
+    other.load_state_dict(json.loads(json.dumps(state)))
+    assert other.state_dict() == state
+    mg.random.set_state(stream)
+    assert rows_of([other, other, other]) == wanted
+
+
+def test_the_position_is_that_of_the_newest_iterator_until_it_ends_or_is_dropped():
+    b = mg.data.batches(np.arange(6), size=2, seed=0)
+    fresh = b.state_dict()
+    first, second = iter(b), iter(b)
+    next(first)
+    one = b.state_dict()
+    assert one["pass"]["given"] == 1
+    next(second)
+    next(second)
+    assert b.state_dict()["pass"]["given"] == 2
+    assert b.state_dict()["pass"]["order"] == one["random"] != fresh["random"]
+    next(first)
+    assert b.state_dict()["pass"]["given"] == 2
+    next(second)
+    assert b.state_dict()["pass"]["given"] == 3  # the loop's body is not done with it
+    assert next(second, None) is None
+    assert b.state_dict()["pass"] is None
+    for _ in b:
+        break
+    assert b.state_dict()["pass"] is None
+    list(first)
+    assert b.state_dict()["pass"] is None
+
+
+def test_loaded_twice_and_saved_before_it_goes_on():
+    b = mg.data.batches(np.arange(6), size=2, seed=0)
+    held = iter(b)
+    next(held)
+    state = b.state_dict()
+    rest = list(held)
+    for _ in range(2):
+        b.load_state_dict(state)
+        assert b.state_dict() == state
+        np.testing.assert_array_equal(list(b), rest)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": 7}, "rows is 6, and was 7"),
+        ({"size": 3}, "size is 2, and was 3"),
+        ({"drop_last": True}, "drop_last is False, and was True"),
+        ({"shuffle": False}, "shuffle is True, and was False"),
+        ({"random": None}, "has a seed"),
+        ({"random": {"state": "1"}}, "a state is what"),
+        ({"random": 3}, "must be a dict, got 3"),
+        ({"pass": {"given": 4, "order": None}}, "one of 3 batches"),
+        ({"pass": {"given": 0, "order": None}}, "one of 3 batches"),
+        ({"pass": {"given": True, "order": None}}, "one of 3 batches"),
+        ({"pass": {"given": 1}}, "one of 3 batches"),
+        ({"pass": {"given": 1, "order": None}}, "must be a dict, got None"),
+        ({"pass": 3}, "one of 3 batches"),
+        ({"more": 1}, "a dict with"),
+    ],
+)
+def test_positions_that_do_not_fit_change_nothing(change, message):
+    b = mg.data.batches(np.arange(6), size=2, seed=0)
+    held = iter(b)
+    next(held)
+    before = b.state_dict()
+    with pytest.raises(ValueError, match=message):
+        b.load_state_dict({**before, "random": mg.random.get_state(), **change})
+    with pytest.raises(ValueError, match="a state is what state_dict"):
+        b.load_state_dict(3)  # pyright: ignore[reportArgumentType]
+    assert b.state_dict() == before
+    assert len(list(held)) == 2
 
 
 # --- IDX files -----------------------------------------------------------------------------------------
