@@ -13,6 +13,7 @@ from numpy import bool, float16, float32, float64, int8, int16, int32, int64, ui
 from . import autograd, data, io, kernels, nn, ops, optim, random, testing, transforms
 from .autograd import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from .backend import backend, set_backend, use_backend
+from .checkpoints import Checkpoints
 from .graph import graph
 from .io import load, save
 from .ops import *
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 __array_api_version__ = "2024.12"
 
 __all__ = [
+    "Checkpoints",
     "Tensor",
     "__array_api_version__",
     "__array_namespace_info__",

@@ -36,6 +36,7 @@ ORDER = [
     ["nn", "optim"],
     ["transforms"],
     ["graph"],
+    ["checkpoints"],
     ["__init__"],
     ["__main__"],
 ]

@@ -109,7 +109,7 @@ def _values(
     missing = [key for key in optimizer.kernel(group)[1] if key not in arrays]
     if missing:
         raise ValueError(f"{name}: the saved state of parameter {n} lacks {missing}")
-    dtype = wide(p.dtype)
+    dtype = wide(numpy.dtype(str(p.dtype).rpartition(".")[2]))  # a library may have objects of its own
     for key, value in arrays.items():
         try:
             array = ops.asarray(value).numpy() if isinstance(value, Tensor) else numpy.asarray(value)
