@@ -1,12 +1,13 @@
 """Train a small transformer to write text, one character after the other, and draw how it learned.
 
     python examples/char_gpt.py
-    python examples/char_gpt.py --text FILE --steps 2000 --save gpt.safetensors
-    python examples/char_gpt.py --text FILE --resume gpt.safetensors --steps 4000
+    python examples/char_gpt.py --text FILE --steps 2000 --save FOLDER
+    python examples/char_gpt.py --resume FOLDER --steps 4000
 
 By default it trains for some three minutes on two cores, on a text that every Python has with it: its own
-documentation (`pydoc_data.topics`). The last tenth of the text is held out. `--save` keeps the net and the
-state of its training, and `--resume` goes on from there up to the number of `--steps`.
+documentation (`pydoc_data.topics`). The last tenth of the text is held out. `--save` keeps checkpoints in a
+folder, and `--resume` goes on from the last one there, up to the number of `--steps`. Ctrl-C saves in any
+case, and says how to go on.
 
 The net is a GPT (Radford et al., 2019): each layer first looks at what came before each character, by
 attention, and then thinks about each character by itself.
@@ -14,6 +15,7 @@ attention, and then thinks about each character by itself.
 
 import argparse
 import math
+import sys
 import textwrap
 import time
 from collections.abc import Sequence
@@ -119,18 +121,6 @@ def sample(model: GPT, start: list[int], length: int, device: str) -> list[int]:
     return tokens[len(start) :]
 
 
-def save(path: str, model: GPT, optimizer: Any, step: int, alphabet: str) -> None:
-    """Weights, the optimizer's state and that of the random numbers: all that is needed to go on."""
-    tree = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "random": mg.random.get_state(),
-        "step": step,
-        "alphabet": alphabet,
-    }
-    mg.save(path, tree)
-
-
 def draw(path: str, curves: dict[str, list[tuple[int, float]]], samples: list[tuple[int, str]]) -> None:
     """How the loss went, on the left; what the net wrote early, midway and at the end, on the right."""
     figure = plt.figure(figsize=(12, 5), layout="constrained")
@@ -168,23 +158,22 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser.add_argument("--steps", type=int, default=4000, help="in all (default: %(default)s)")
     parser.add_argument("--every", type=int, default=500, help="steps from one sample to the next")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", help="where to keep the net and the state of its training")
-    parser.add_argument("--resume", help="a file of --save to go on from")
     parser.add_argument("--out", default="char_gpt.png", help="where the picture goes (default: %(default)s)")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--save", metavar="FOLDER", help="keep checkpoints there")
+    place.add_argument("--resume", metavar="FOLDER", help="go on from the last checkpoint there")
     options = parser.parse_args(arguments)
+    if options.resume:  # with the settings that it was begun with
+        parser.set_defaults(**dict(mg.load(mg.Checkpoints(options.resume).path())["settings"]))
+        options = parser.parse_args(arguments)
     if options.steps < 1 or options.every < 1:
         parser.error("--steps and --every must be at least 1")
     mg.set_backend(options.backend)
     mg.random.seed(options.seed)
 
-    text = Path(options.text).read_text("utf-8") if options.text else "\n\n".join(topics.topics.values())
+    source = options.text and Path(options.text).absolute()
+    text = source.read_text("utf-8") if source else "\n\n".join(topics.topics.values())
     alphabet = "".join(sorted(set(text)))
-    kept: dict[str, Any] = {}
-    if options.resume:
-        kept = mg.load(options.resume)
-        if not set(alphabet) <= set(kept["alphabet"]):
-            parser.error("--resume: the text has characters that the net has not learned")
-        alphabet = kept["alphabet"]
     numbers = {c: i for i, c in enumerate(alphabet)}
     tokens = np.array([numbers[c] for c in text])
     if len(tokens) < 20 * CONTEXT:
@@ -199,46 +188,54 @@ def main(arguments: Sequence[str] | None = None) -> float:
     optimizer = mg.optim.RAdam(
         model.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.1, decoupled_weight_decay=True
     )
-    first = 0
-    if kept:
-        model.load_state_dict(kept["model"])
-        optimizer.load_state_dict(kept["optimizer"])
-        mg.random.set_state(kept["random"])
-        first = kept["step"]
-        if options.steps <= first:
-            parser.error(f"--resume: the net has learned for {first} steps; give more than that as --steps")
-
     curves: dict[str, list[tuple[int, float]]] = {"training": [], "held out": []}
     samples: list[tuple[int, str]] = []
+    folder = options.resume or options.save or mg.Checkpoints.unused("char_gpt_run")
+    run = mg.Checkpoints(
+        folder,
+        model=model,
+        optimizer=optimizer,
+        curves=curves,
+        samples=samples,
+        alphabet=alphabet,
+        settings=(("text", source and str(source)), ("every", options.every), ("seed", options.seed)),
+    )
+    first = run.restore() if options.resume else 0
+
     print(f"{len(train)} characters to learn from; the samples go on from {start!r}")
     begin = time.perf_counter()
-    progress = tqdm(range(first, options.steps), initial=first, total=options.steps, unit="step")
+    again = f"python {sys.argv[0]} --resume {folder} --steps {options.steps} --backend {options.backend}"
+    saves = options.every if options.save or options.resume else None
+    steps = run.steps(options.steps, every=saves, resume=again)
+    progress = tqdm(steps, initial=first, total=options.steps, unit="step")
     for step in progress:
-        optimizer.param_groups[0]["lr"] = rate(step, options.steps)
+        optimizer.param_groups[0]["lr"] = rate(step - 1, options.steps)
         starts = mg.random.generator().integers(0, len(train) - CONTEXT, BATCH)
         optimizer.zero_grad()
         loss = loss_of(model, *batch_of(train, starts, options.backend))
         loss.backward()
         optimizer.step()
-        curves["training"].append((step + 1, loss.item() / math.log(2)))
-        if (step + 1) % options.every == 0 or step + 1 == options.steps:
-            curves["held out"].append((step + 1, bits(model, held_out, options.backend)))
+        curves["training"].append((step, loss.item() / math.log(2)))
+        if step % options.every == 0 or step == options.steps:
+            curves["held out"].append((step, bits(model, held_out, options.backend)))
             with mg.random.fork(options.seed):
                 written = sample(model, [numbers[c] for c in start], 240, options.backend)
-            samples.append((step + 1, "".join(alphabet[i] for i in written)))
-            progress.write(f"--- step {step + 1}: {curves['held out'][-1][1]:.3f} bits\n{samples[-1][1]}\n")
-        if (step + 1) % 20 == 0:
+            samples.append((step, "".join(alphabet[i] for i in written)))
+            progress.write(f"--- step {step}: {curves['held out'][-1][1]:.3f} bits\n{samples[-1][1]}\n")
+        if step % 20 == 0:
             progress.set_postfix(bits=f"{np.mean([b for _, b in curves['training'][-20:]]):.3f}")
     seconds = time.perf_counter() - begin
-    if options.save:
-        save(options.save, model, optimizer, options.steps, alphabet)
 
     draw(options.out, curves, samples)
     result = bits(model, held_out, options.backend)
-    print(f"{options.steps - first} steps in {seconds:.1f} s; curves and samples drawn to {options.out}")
+    print(f"{run.step - first} steps in {seconds:.1f} s; curves and samples drawn to {options.out}")
     print(f"held-out text: {result:.3f} bits per character")
     return result
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
+        sys.exit(130)

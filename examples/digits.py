@@ -1,12 +1,18 @@
 """Train a classifier on real handwritten digits, and draw how it went.
 
     python examples/digits.py --optimizer radam --epochs 40 --seed 0
+    python examples/digits.py --save FOLDER
+    python examples/digits.py --resume FOLDER
 
 The data are the 1797 scans of 8 by 8 pixels that come with scikit-learn (from the UCI repository:
 "Optical Recognition of Handwritten Digits"); a fifth of them is held out for the test.
+
+`--save` keeps checkpoints in a folder, and `--resume` goes on from the last one there. Ctrl-C saves in any
+case, and says how to go on.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -82,7 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="digits.png", help="where the picture goes (default: %(default)s)")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--save", metavar="FOLDER", help="keep checkpoints there")
+    place.add_argument("--resume", metavar="FOLDER", help="go on from the last checkpoint there")
     options = parser.parse_args(arguments)
+    if options.resume:  # with the settings that it was begun with
+        parser.set_defaults(**dict(mg.load(mg.Checkpoints(options.resume).path())["settings"]))
+        options = parser.parse_args(arguments)
     if options.epochs < 1:
         parser.error("--epochs must be at least 1")
     mg.set_backend(options.backend)
@@ -106,8 +118,21 @@ def main(arguments: Sequence[str] | None = None) -> float:
     batches = mg.data.batches(x_train, y_train, size=32, seed=options.seed)
 
     history: dict[str, list[float]] = {"loss": [], "train accuracy": [], "test accuracy": []}
+    folder = options.resume or options.save or mg.Checkpoints.unused("digits_run")
+    run = mg.Checkpoints(
+        folder,
+        model=model,
+        optimizer=optimizer,
+        data=batches,
+        history=history,
+        settings=(("optimizer", options.optimizer), ("seed", options.seed)),
+    )
+    first = run.restore() if options.resume else 0
+
     start = time.perf_counter()
-    progress = tqdm(range(options.epochs), unit="epoch")
+    again = f"python {sys.argv[0]} --resume {folder} --epochs {options.epochs} --backend {options.backend}"
+    epochs = run.steps(options.epochs, every=1 if options.save or options.resume else None, resume=again)
+    progress = tqdm(epochs, unit="epoch", initial=first, total=options.epochs)
     with threadpool_limits(1):  # so small matrices gain nothing from threads, and lose much on a busy machine
         for _ in progress:
             losses = []
@@ -128,11 +153,15 @@ def main(arguments: Sequence[str] | None = None) -> float:
     accuracy = float(np.mean(guess == y_test.numpy()))
     draw(options.out, history, x_test.numpy(), y_test.numpy(), guess)
     seconds = time.perf_counter() - start
-    print(f"{options.optimizer} on {options.backend}: {options.epochs} epochs in {seconds:.1f} s")
+    print(f"{options.optimizer} on {options.backend}: {run.step - first} epochs in {seconds:.1f} s")
     print(f"learning curves and test digits drawn to {options.out}")
     print(f"test accuracy {accuracy:.4f}")
     return accuracy
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
+        sys.exit(130)

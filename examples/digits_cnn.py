@@ -2,16 +2,23 @@
 
     python examples/digits_cnn.py
     python examples/digits_cnn.py --data ~/mnist --epochs 3
+    python examples/digits_cnn.py --save FOLDER
+    python examples/digits_cnn.py --resume FOLDER
 
 By default the data are the 1797 scans of 8 by 8 pixels that come with scikit-learn, a fifth of which is
 held out for the test. `--data` names a folder with the four files of MNIST, or of anything else in its
 format, such as Fashion-MNIST: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte
 and t10k-labels-idx1-ubyte, gzipped or not.
+
+`--save` keeps checkpoints in a folder, one after each epoch, and `--resume` goes on from the last one there.
+Ctrl-C saves in any case, in the middle of an epoch, too, and says how to go on.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +48,7 @@ def scans() -> Data:
     return tuple(split)
 
 
-def folder(path: Path) -> Data:
+def mnist(path: Path) -> Data:
     """The images and labels in the four files of a folder."""
 
     def read(name: str) -> np.ndarray:
@@ -132,14 +139,21 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser.add_argument(
         "--out", default="digits_cnn.png", help="where the picture goes (default: %(default)s)"
     )
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--save", metavar="FOLDER", help="keep checkpoints there")
+    place.add_argument("--resume", metavar="FOLDER", help="go on from the last checkpoint there")
     options = parser.parse_args(arguments)
+    if options.resume:  # with the settings that it was begun with
+        parser.set_defaults(**dict(mg.load(mg.Checkpoints(options.resume).path())["settings"]))
+        options = parser.parse_args(arguments)
     epochs = (3 if options.data else 30) if options.epochs is None else options.epochs
     if epochs < 1 or options.batch < 1:
         parser.error("--epochs and --batch must be at least 1")
     mg.set_backend(options.backend)
     mg.random.seed(options.seed)
 
-    data = folder(options.data.expanduser()) if options.data else scans()
+    source = options.data and options.data.expanduser().absolute()
+    data = mnist(source) if source else scans()
     x_train, x_test, y_train, y_test = (mg.tensor(part, device=options.backend) for part in data)
     model = network(x_train.shape[-1], int(data[2].max()) + 1)
     print(model.summary(x_train[:1]))
@@ -148,36 +162,60 @@ def main(arguments: Sequence[str] | None = None) -> float:
     schedule = mg.optim.CosineAnnealingLR(optimizer, T_max=epochs * len(batches))
 
     history: dict[str, list[float]] = {"loss": [], "accuracy": []}
-    guess = np.zeros(0)
-    start = time.perf_counter()
-    with tqdm(total=epochs * len(batches), unit="batch") as progress:
-        progress.set_postfix_str("the first time, kernels are compiled")
-        for epoch in range(epochs):
-            losses = []
-            for x, y in batches:
-                optimizer.zero_grad()
-                loss = cross_entropy(model(x), y)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                losses.append(loss.item())
-                progress.update()
-            guess = predict(model, x_test)
-            history["loss"].append(float(np.mean(losses)))
-            history["accuracy"].append(float(np.mean(guess == y_test.numpy())))
-            progress.set_postfix(
-                epoch=epoch + 1, loss=f"{losses[-1]:.3f}", test=f"{history['accuracy'][-1]:.4f}"
-            )
+    losses: list[float] = []  # of this epoch
+    folder = options.resume or options.save or mg.Checkpoints.unused("digits_cnn_run")
+    run = mg.Checkpoints(
+        folder,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        data=batches,
+        history=history,
+        losses=losses,
+        settings=(
+            ("data", source and str(source)),
+            ("batch", options.batch),
+            ("epochs", epochs),
+            ("seed", options.seed),
+        ),
+    )
+    first = run.restore() if options.resume else 0
 
+    start = time.perf_counter()
+    total, every = epochs * len(batches), len(batches) if options.save or options.resume else None
+    again = f"python {sys.argv[0]} --resume {folder} --backend {options.backend}"
+    with tqdm(run.steps(total, every, resume=again), unit="batch", initial=first, total=total) as progress:
+        progress.set_postfix_str("the first time, kernels are compiled")
+        for step, (x, y) in zip(progress, chain.from_iterable(repeat(batches)), strict=False):
+            optimizer.zero_grad()
+            loss = cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            if step % len(batches) == 0:  # the epoch is over
+                accuracy = float(np.mean(predict(model, x_test) == y_test.numpy()))
+                history["loss"].append(float(np.mean(losses)))
+                history["accuracy"].append(accuracy)
+                losses.clear()
+                progress.set_postfix(
+                    epoch=step // len(batches), loss=f"{loss.item():.3f}", test=f"{accuracy:.4f}"
+                )
+
+    guess = predict(model, x_test)
     truth, accuracy = y_test.numpy(), history["accuracy"][-1]
     order = np.argsort(truth == guess, kind="stable")[:32]
     seen = list(zip(x_test.numpy()[order], guess[order], truth[order], strict=True))
     draw(options.out, history, model[0].weight.detach().numpy(), seen)
-    print(f"{epochs} epochs on {options.backend} in {time.perf_counter() - start:.1f} s")
+    print(f"{run.step - first} batches on {options.backend} in {time.perf_counter() - start:.1f} s")
     print(f"learning curves, filters and test images drawn to {options.out}")
     print(f"test accuracy {accuracy:.4f}")
     return accuracy
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
+        sys.exit(130)

@@ -1,14 +1,20 @@
 """Read real handwritten digits as a series, row by row, and say after each row which digit it will be.
 
     python examples/series_lstm.py --cell lstm --epochs 40 --seed 0
+    python examples/series_lstm.py --save FOLDER
+    python examples/series_lstm.py --resume FOLDER
 
 An LSTM (or GRU, or plain RNN) sees one row of 8 pixels at a time, from the top, and must carry in its state
 what it has seen: a row alone tells little. The data are the 1797 scans of 8 by 8 pixels that come with
 scikit-learn (from the UCI repository: "Optical Recognition of Handwritten Digits"); a fifth of them is held
 out for the test.
+
+`--save` keeps checkpoints in a folder, and `--resume` goes on from the last one there. Ctrl-C saves in any
+case, and says how to go on.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -104,7 +110,13 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser.add_argument(
         "--out", default="series_lstm.png", help="where the picture goes (default: %(default)s)"
     )
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--save", metavar="FOLDER", help="keep checkpoints there")
+    place.add_argument("--resume", metavar="FOLDER", help="go on from the last checkpoint there")
     options = parser.parse_args(arguments)
+    if options.resume:  # with the settings that it was begun with
+        parser.set_defaults(**dict(mg.load(mg.Checkpoints(options.resume).path())["settings"]))
+        options = parser.parse_args(arguments)
     if options.epochs < 1 or options.hidden < 1:
         parser.error("--epochs and --hidden must be at least 1")
     mg.set_backend(options.backend)
@@ -121,8 +133,21 @@ def main(arguments: Sequence[str] | None = None) -> float:
     batches = mg.data.batches(x_train, y_train, size=32, seed=options.seed)
     schedule = mg.optim.CosineAnnealingLR(optimizer, options.epochs * len(batches))
 
+    folder = options.resume or options.save or mg.Checkpoints.unused("series_run")
+    run = mg.Checkpoints(
+        folder,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        data=batches,
+        settings=tuple((name, getattr(options, name)) for name in ("cell", "hidden", "epochs", "seed")),
+    )
+    first = run.restore() if options.resume else 0
+
     start = time.perf_counter()
-    progress = tqdm(range(options.epochs), unit="epoch")
+    again = f"python {sys.argv[0]} --resume {folder} --backend {options.backend}"
+    epochs = run.steps(options.epochs, every=1 if options.save or options.resume else None, resume=again)
+    progress = tqdm(epochs, unit="epoch", initial=first, total=options.epochs)
     for _ in progress:
         losses = []
         for x, y in batches:
@@ -143,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     accuracy = (p.argmax(axis=-1) == truth).mean(axis=1)
     alone = [row_alone(split, row) for row in range(ROWS)]
     draw(options.out, accuracy, alone, split[1], p)
-    print(f"{options.cell} on {options.backend}: {options.epochs} epochs in {seconds:.1f} s")
+    print(f"{options.cell} on {options.backend}: {run.step - first} epochs in {seconds:.1f} s")
     print("rows read, accuracy, and that of the last of these rows alone (logistic regression):")
     for row in range(ROWS):
         print(f"{row + 1:9}  {accuracy[row]:8.3f}  {alone[row]:.3f}")
@@ -153,4 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
+        sys.exit(130)

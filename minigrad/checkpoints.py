@@ -255,7 +255,7 @@ class Checkpoints:
 
     # --- the loop ----------------------------------------------------------------------------------
 
-    def steps(self, total: int, every: int | None, resume: str = "restore() goes on from there") -> "Steps":
+    def steps(self, total: int, every: int | None, resume: str = "restore()") -> "Steps":
         """The numbers of the steps that are left, up to `total`: from 1, or from what was restored.
 
         A step is done when the body of the loop is. After every so many of them, and the last, it is saved.
@@ -266,7 +266,7 @@ class Checkpoints:
         Args:
             total: how many steps there are in all.
             every: after how many of them to save; None is at Ctrl-C only.
-            resume: what `KeyboardInterrupt` says about how to go on.
+            resume: what `KeyboardInterrupt` says is to be done to go on.
 
         Raises:
             FileExistsError: the folder has checkpoints of another run.
@@ -304,7 +304,7 @@ class Steps:
                 run._save_once(step)
         if noted:
             where = f"after step {step} of {self.total}, which is saved in {run.folder}"
-            raise KeyboardInterrupt(f"stopped {where}; {self.resume}")
+            raise KeyboardInterrupt(f"stopped {where}; to go on: {self.resume}")
 
 
 @contextmanager

@@ -493,7 +493,7 @@ def test_what_the_body_has_saved_is_not_saved_again(tmp_path):
 def test_the_first_ctrl_c_saves(number, every, tmp_path):
     done, run = [], mg.Checkpoints(tmp_path)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    wanted = f"stopped after step 3 of 9, which is saved in {tmp_path}; run --resume"
+    wanted = f"stopped after step 3 of 9, which is saved in {tmp_path}; to go on: run --resume"
 
     def body(step):
         if step == 3:

@@ -206,21 +206,26 @@ def test_two_moons(capsys):
     assert len((ROOT / "examples" / "two_moons.py").read_text().splitlines()) <= 60
 
 
-def test_char_gpt(tmp_path, capsys, monkeypatch):
+def test_char_gpt(tmp_path, monkeypatch, capsys):
     """It learns a short text, saves, and goes on from there as if it had not stopped."""
-    text, saved, picture = (tmp_path / name for name in ("text", "gpt.safetensors", "gpt.png"))
+    text, saved, picture = (tmp_path / name for name in ("text", "run", "gpt.png"))
     text.write_text("the quick brown fox jumps over the lazy dog. " * 60)
-    settings = ["--text", str(text), "--every", "10", "--out", str(picture)]
     module = example("char_gpt")
     monkeypatch.setattr(
         module, "rate", lambda step, steps: 2e-3
     )  # the same, however many steps there will be
-    first = module.main([*settings, "--steps", "10", "--save", str(saved)])
+    begin = ["--text", str(text), "--every", "10", "--out", str(picture)]
+    resume = ["--resume", str(saved), "--out", str(picture)]
+    first = module.main([*begin, "--steps", "10", "--save", str(saved)])
     assert picture.read_bytes().startswith(b"\x89PNG")
-    second = module.main([*settings, "--steps", "25", "--resume", str(saved)])
+    second = module.main([*resume, "--steps", "25"])
     assert second < first - 0.1
     assert capsys.readouterr().out.splitlines()[-1] == f"held-out text: {second:.3f} bits per character"
-    assert module.main([*settings, "--steps", "25"]) == pytest.approx(second, abs=1e-4)
-    with pytest.raises(SystemExit):
-        module.main([*settings, "--steps", "10", "--resume", str(saved)])
-    assert "the net has learned for 10 steps" in capsys.readouterr().err
+    assert module.main([*begin, "--steps", "25"]) == second
+    curves = mg.load(saved / "step-25.safetensors")["curves"]
+    assert [step for step, _ in curves["training"]] == [*range(1, 26)]
+    assert [step for step, _ in curves["held out"]] == [10, 20, 25]
+    with pytest.raises(ValueError, match=r"'settings' does not fit: .*'seed', 5.*'seed', 0"):
+        module.main([*resume, "--seed", "5", "--steps", "30"])
+    with pytest.raises(FileExistsError):
+        module.main([*begin, "--save", str(saved)])

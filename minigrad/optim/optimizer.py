@@ -205,7 +205,7 @@ class Optimizer:
 
     @property
     def skipped(self) -> int:
-        """How many steps were skipped because a gradient was not finite."""
+        """How many steps this object skipped because a gradient was not finite; the state dict has it not."""
         self._settle()
         return self._skipped
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from .. import ops
+from ..ops.dtypes import numpy_dtype
 from ..tensor import Tensor
 from .flat import wide
 
@@ -109,7 +110,7 @@ def _values(
     missing = [key for key in optimizer.kernel(group)[1] if key not in arrays]
     if missing:
         raise ValueError(f"{name}: the saved state of parameter {n} lacks {missing}")
-    dtype = wide(numpy.dtype(str(p.dtype).rpartition(".")[2]))  # a library may have objects of its own
+    dtype = wide(numpy_dtype(name, p))
     for key, value in arrays.items():
         try:
             array = ops.asarray(value).numpy() if isinstance(value, Tensor) else numpy.asarray(value)
