@@ -16,7 +16,7 @@ from typing import Any
 import numpy
 
 from . import random
-from .io import FormatError, load, outline, save
+from .io import FormatError, durable, load, outline, save
 
 try:
     import fcntl
@@ -178,9 +178,10 @@ class Checkpoints:
         if step < 0:
             raise ValueError(f"Checkpoints: a step must be a number from 0 up, got {step}")
         head = {"step": step, "score": None if score is None else float(score)}
-        self.folder.mkdir(parents=True, exist_ok=True)
+        _make(self.folder)
         with _alone_in(self.folder):
             self._refuse_others()
+            durable.sweep(str(self.folder))  # what was left by a process that was killed in another step
             save(self._path(step), head | {name: _state(part) for name, part in self._parts.items()})
             self._own.add(step)
             self._saved = self.step = step
@@ -331,6 +332,14 @@ def _noted_signals() -> Iterator[list[int]]:
         yield noted
     finally:
         put_back()
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, so that a crash does not lose it."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        durable.sync_folder(str(folder.parent))
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -345,6 +347,33 @@ def test_old_ones_go_when_the_new_one_is_there(tmp_path, monkeypatch):
     assert run.step == 1
     run.save(2)
     assert files(tmp_path) == ["step-2.safetensors"]
+
+
+def test_what_a_killed_process_left_goes_when_another_step_is_saved(tmp_path):
+    program = f"""if True:
+        import os, minigrad as mg
+        from minigrad.io import durable
+        run = mg.Checkpoints({str(tmp_path)!r}, log=[1])
+        run.save(1)
+        durable._sync = lambda descriptor: os.kill(os.getpid(), 9)
+        run.save(2)
+    """
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", program], env=env).returncode == -signal.SIGKILL
+    assert len(files(tmp_path)) == 2
+    log = [0]
+    run = mg.Checkpoints(tmp_path, log=log)
+    assert run.restore() == 1
+    assert log == [1]
+    run.save(3)
+    assert files(tmp_path) == ["step-1.safetensors", "step-3.safetensors"]
+
+
+def test_new_folders_are_made_to_last(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("minigrad.io.durable.sync_folder", made.append)
+    mg.Checkpoints(tmp_path / "a" / "b").save(1)
+    assert made == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
 
 
 def test_a_damaged_last_one_is_named_and_no_older_one_taken(tmp_path):

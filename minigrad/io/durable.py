@@ -56,7 +56,7 @@ def replace(path: str | os.PathLike[str], parts: Iterable[Any]) -> None:
         if fcntl is None:
             file.close()  # Windows moves no open file
         os.replace(temporary, target)  # while the lock is held
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def sweep(folder: str, name: str | None = None) -> None:
@@ -134,7 +134,7 @@ def _sync(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """Wait until the names in a folder are on the disk, too."""
     if os.name == "nt":
         return
