@@ -47,6 +47,9 @@ class Checkpoints:
     Not saved are gradients, whether a module is in training mode, buffers that are not persistent, and how
     many steps an optimizer has skipped.
 
+    On the same machine, with the same libraries and as many threads, a run that was restored goes on as if it
+    had never stopped, to the last bit. Devices may change: state dicts are NumPy's.
+
     Nothing of another run is ever overwritten or removed: where the folder has checkpoints that this run has
     not saved, nor found there up to the one that it restored, it is refused, at the beginning if they are
     there by then.
@@ -313,13 +316,14 @@ def _noted_signals() -> Iterator[list[int]]:
     """Note the first SIGINT or SIGTERM in a list; a second one does what it would have done before."""
     noted: list[int] = []
     before: dict[int, Any] = {}
+    process = os.getpid()
 
     def put_back() -> None:
         while before:
             signal.signal(*before.popitem())
 
     def note(number: int, frame: Any) -> None:
-        if noted:
+        if noted or os.getpid() != process:  # a process that was forked has no steps to end
             put_back()
             signal.raise_signal(number)
         noted.append(number)

@@ -349,6 +349,11 @@ def test_old_ones_go_when_the_new_one_is_there(tmp_path, monkeypatch):
     assert files(tmp_path) == ["step-2.safetensors"]
 
 
+def in_a_process(program: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, "-c", program], env=env, stdout=subprocess.PIPE)
+
+
 def test_what_a_killed_process_left_goes_when_another_step_is_saved(tmp_path):
     program = f"""if True:
         import os, minigrad as mg
@@ -358,8 +363,7 @@ def test_what_a_killed_process_left_goes_when_another_step_is_saved(tmp_path):
         durable._sync = lambda descriptor: os.kill(os.getpid(), 9)
         run.save(2)
     """
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    assert subprocess.run([sys.executable, "-c", program], env=env).returncode == -signal.SIGKILL
+    assert in_a_process(program).returncode == -signal.SIGKILL
     assert len(files(tmp_path)) == 2
     log = [0]
     run = mg.Checkpoints(tmp_path, log=log)
@@ -575,6 +579,17 @@ def test_ctrl_c_while_it_saves(tmp_path, monkeypatch):
     assert files(tmp_path) == ["step-2.safetensors"]
 
 
+def test_ctrl_c_right_after_it_was_asked_whether_to_save(tmp_path):
+    class Every(int):
+        def __rmod__(self, step):
+            signal.raise_signal(signal.SIGINT)
+            return 1
+
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 1 of 9"):
+        list(mg.Checkpoints(tmp_path).steps(9, every=Every(5)))
+    assert numbers(tmp_path) == [1]
+
+
 def test_handlers_of_others(tmp_path):
     """They come back, also where the loop is left early; the second Ctrl-C is theirs; ignored is ignored."""
     seen, run = [], mg.Checkpoints(tmp_path)
@@ -609,6 +624,20 @@ def test_a_loop_that_was_left_does_not_swallow_ctrl_c(tmp_path):
     for _ in zip(steps, range(9), strict=False):
         break
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_process_that_is_forked_in_the_loop_can_be_ended(tmp_path):
+    """As pools of workers are."""
+    program = f"""if True:
+        import os, signal, minigrad as mg
+        for step in mg.Checkpoints({str(tmp_path)!r}).steps(1, every=None):
+            child = os.fork()
+            if not child:
+                signal.raise_signal(signal.SIGTERM)
+                os._exit(0)
+            print(os.WTERMSIG(os.waitpid(child, 0)[1]))
+    """
+    assert int(in_a_process(program).stdout) == signal.SIGTERM
 
 
 def test_steps_in_another_thread(tmp_path):
