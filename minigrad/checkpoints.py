@@ -254,7 +254,7 @@ class Checkpoints:
         if names != wanted:
             raise ValueError(
                 f"Checkpoints: {path} lacks the parts {sorted(wanted - names)}, and has "
-                f"{sorted(names - wanted)}, which are not here"
+                f"{sorted(names - wanted, key=str)}, which are not here"
             )
 
     # --- the loop ----------------------------------------------------------------------------------

@@ -86,12 +86,13 @@ def test_ctrl_c_in_the_midst_of_an_example(tmp_path):
     settings = ["--epochs", "6", "--seed", "7"]
     run(program, *settings, "--save", "whole run", cwd=tmp_path)
 
-    process = start(program, *settings, stdout=subprocess.DEVNULL, cwd=tmp_path)
+    # Into so small a pipe it can write no more than some lines of progress that are not read yet.
+    process = start(program, *settings, stdout=subprocess.DEVNULL, cwd=tmp_path, pipesize=4096)
     assert process.stderr is not None
     errors, stopped = b"", False
-    while part := os.read(process.stderr.fileno(), 4096):
+    while part := os.read(process.stderr.fileno(), 512):
         errors += part
-        if not stopped and re.search(rb"\b(3[0-9])/138", errors):
+        if not stopped and re.search(rb"\b3[0-9]/138", errors):
             process.send_signal(signal.SIGINT)
             stopped = True
     process.stderr.close()
