@@ -53,9 +53,9 @@ def load(path: str | PathLike[str], *, device: str | None = None, mmap: bool = F
     """The tree that `save` wrote to a file; of any other safetensors file, its NumPy arrays by name.
 
     Whatever a file says is checked before it is believed: one that is damaged, or made to harm, is a
-    `FormatError`, runs nothing, and takes no more memory than its own size and ten times that of its header, or
-    a hundred times if it is made for that. Tensors come back without graph and gradient, each array in memory of its own, and an object that was at
-    several places as one.
+    `FormatError`, runs nothing, and takes no more memory than its own size and ten times that of its header,
+    or a hundred times if it is made for that. Tensors come back without graph and gradient, each array in
+    memory of its own, and an object that was at several places as one.
 
     Args:
         path: the file.
