@@ -21,7 +21,7 @@ import minigrad as mg
 from minigrad import nn
 from minigrad.autograd import Leaf, Node
 
-EVERYWHERE = bool(os.environ.get("MINIGRAD_EXAMPLES"))  # at each instruction, and not at some of them
+EVERYWHERE = bool(os.environ.get("MINIGRAD_EVERYWHERE"))  # at each instruction, and not at some of them
 PACKAGE = str(Path(mg.__file__).parent)
 
 

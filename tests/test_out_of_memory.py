@@ -16,7 +16,7 @@ import pytest
 import minigrad as mg
 
 HERE = Path(__file__).parent
-EVERYWHERE = bool(os.environ.get("MINIGRAD_EXAMPLES"))  # at each request, and not at some of them
+EVERYWHERE = bool(os.environ.get("MINIGRAD_EVERYWHERE"))  # at each request, and not at some of them
 COMPILER = shutil.which("gcc") or shutil.which("cc")
 
 
