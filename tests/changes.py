@@ -21,7 +21,8 @@ class World(NamedTuple):
 
     model: nn.Module
     optimizer: mg.optim.Optimizer
-    schedule: mg.optim.StepLR
+    schedule: mg.optim.SequentialLR
+    plateau: mg.optim.ReduceLROnPlateau
     x: mg.Tensor
     y: mg.Tensor
 
@@ -37,7 +38,7 @@ class World(NamedTuple):
             },
             "leaves": {name: type(p.node) is Leaf and p.home is not None for name, p in parameters.items()},
             "optimizer": saved,
-            "schedule": self.schedule.state_dict(),
+            "schedules": (self.schedule.state_dict(), self.plateau.state_dict()),
         }
 
     def loss(self) -> mg.Tensor:
@@ -50,6 +51,7 @@ class World(NamedTuple):
         mg.optim.clip_grad_norm_(self.model.parameters(), 0.1)
         self.optimizer.step()
         self.schedule.step()
+        self.plateau.step(1.0)
 
 
 def world(seed: int = 0, trained: bool = True, norm: bool = True) -> World:
@@ -62,7 +64,10 @@ def world(seed: int = 0, trained: bool = True, norm: bool = True) -> World:
     first, *others = model.parameters()
     groups = [{"params": [first, *others[2:]]}, {"params": others[:2], "lr": 0.02}]
     optimizer = mg.optim.RAdam(groups, lr=0.01, betas=(0.8, 0.9))
-    result = World(model, optimizer, mg.optim.StepLR(optimizer, 2), x, mg.tensor(np.arange(8) % 3))
+    parts = [mg.optim.StepLR(optimizer, 2), mg.optim.CosineAnnealingWarmRestarts(optimizer, 2)]
+    schedule = mg.optim.SequentialLR(optimizer, parts, [2])
+    plateau = mg.optim.ReduceLROnPlateau(optimizer, patience=2)
+    result = World(model, optimizer, schedule, plateau, x, mg.tensor(np.arange(8) % 3))
     if trained:
         result.train()
         result.train()
@@ -144,6 +149,9 @@ CHANGES: dict[str, Callable[[World], Callable[[], Any]]] = {
     "clip_grad_norm_": lambda w: lambda: mg.optim.clip_grad_norm_(w.model.parameters(), 0.01),
     "clip_grad_value_": lambda w: lambda: mg.optim.clip_grad_value_(w.model.parameters(), 0.01),
     "schedule": lambda w: w.schedule.step,
+    "plateau": lambda w: lambda: w.plateau.step(2.0),
+    "one cycle": lambda w: mg.optim.OneCycleLR(w.optimizer, 0.1, 10).step,
+    "schedule.load_state_dict": lambda w: lambda: w.schedule.load_state_dict(SCHEDULE_STATE),
     "load_state_dict": lambda w: lambda: w.model.load_state_dict(STATE),
     "optimizer.load_state_dict": lambda w: lambda: w.optimizer.load_state_dict(OPTIMIZER_STATE),
     "to": lambda w: lambda: w.model.to(mg.float64),
@@ -154,6 +162,8 @@ CHANGES: dict[str, Callable[[World], Callable[[], Any]]] = {
 
 _other = world(1)
 STATE, OPTIMIZER_STATE = _other.model.state_dict(), _other.optimizer.state_dict()
+_other.schedule.step()
+SCHEDULE_STATE = _other.schedule.state_dict()
 
 
 def check(name: str, fails: Callable[[Callable[[], Any]], BaseException | None]) -> bool:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from .optimizer import Optimizer, is_number
-from .scheduler import CountedLR
+from .scheduler import CountedLR, whole
 
 
 def _cosine(t: float, n: float) -> float:
@@ -95,6 +95,7 @@ class CosineAnnealingWarmRestarts(CountedLR):
         self.T_cur, self.T_i = float(since), length
         super()._move(math.floor(t))
 
+    @whole
     def step(self, epoch: float | None = None) -> None:
         """Set the rates for the optimizer's next step.
 

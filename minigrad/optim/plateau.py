@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from .optimizer import Optimizer
-from .scheduler import LRScheduler
+from .scheduler import LRScheduler, whole
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -86,6 +86,7 @@ class ReduceLROnPlateau(LRScheduler):
             bound = self.best + sign * self.threshold
         return metric < bound if self.mode == "min" else metric > bound
 
+    @whole
     def step(self, metrics: Any) -> None:
         """Take note of a metric, and reduce the rates if it is time to.
 

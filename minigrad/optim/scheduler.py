@@ -1,13 +1,14 @@
 """What all learning-rate schedules share: the optimizer they act on, checks of settings, and saving."""
 
 import copy
+import functools
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Self
 
-from ..atomic import at_once
+from ..atomic import restoring
 from .optimizer import Optimizer, is_number
 
 # What torch saves and we have no use for, besides names of its own that begin with _.
@@ -23,6 +24,22 @@ def _index(value: Any) -> int | None:
         return operator.index(value)
     except TypeError:
         return None
+
+
+def whole(method: Callable[..., None]) -> Callable[..., None]:
+    """A method of a schedule that leaves it and the rates as they were if it is not done: by an error, or by
+    Ctrl-C at any place."""
+
+    @functools.wraps(method)
+    def all_or_nothing(self: "LRScheduler", *args: Any, **kwargs: Any) -> None:
+        back = restoring(*self._dicts())
+        try:
+            method(self, *args, **kwargs)
+        except BaseException:
+            back()
+            raise
+
+    return all_or_nothing
 
 
 class LRScheduler:
@@ -57,6 +74,10 @@ class LRScheduler:
     def get_last_lr(self) -> list[float]:
         """The rate of each parameter group, as the last step of this schedule left it."""
         return list(self._last_lr)
+
+    def _dicts(self) -> list[dict[str, Any]]:
+        """Where all is that a step may change."""
+        return [vars(self), *self.optimizer.param_groups]
 
     def _groups(self) -> list[dict[str, Any]]:
         groups, count = self.optimizer.param_groups, len(self._last_lr)
@@ -118,6 +139,7 @@ class LRScheduler:
         state = {key: value for key, value in vars(self).items() if key != "optimizer"}
         return {key: list(value) if isinstance(value, list) else value for key, value in state.items()}
 
+    @whole
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave, settings included; or torch's, of any kind but `OneCycleLR`.
 
@@ -196,8 +218,9 @@ class CountedLR(LRScheduler):
     def _move(self, t: int) -> None:
         groups = self._groups()
         lrs = [self._lr(t, float(group["lr"]), i) for i, group in enumerate(groups)]
-        changes = [(operator.setitem, group, "lr", lr) for group, lr in zip(groups, lrs, strict=True)]
-        at_once([*changes, (setattr, self, "last_epoch", t), (setattr, self, "_last_lr", lrs)])
+        for group, lr in zip(groups, lrs, strict=True):
+            group["lr"] = lr
+        self.last_epoch, self._last_lr = t, lrs
 
     def _restart(self, lrs: Sequence[float]) -> None:
         """Begin at these rates, whatever came before."""
@@ -205,6 +228,7 @@ class CountedLR(LRScheduler):
             group["lr"] = lr
         self._move(0)
 
+    @whole
     def step(self) -> None:
         """Set the rates for the optimizer's next step."""
         self._move(self.last_epoch + 1)

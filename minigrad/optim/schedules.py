@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from .optimizer import Optimizer, is_number
-from .scheduler import CountedLR, LRScheduler
+from .scheduler import CountedLR, LRScheduler, whole
 
 
 def _is_object(function: Any) -> bool:
@@ -269,6 +269,7 @@ class SequentialLR(LRScheduler):
             f"one for each of {count} schedulers but the first",
         )
 
+    @whole
     def step(self) -> None:
         """Set the rates for the optimizer's next step."""
         t = self.last_epoch + 1
@@ -279,6 +280,9 @@ class SequentialLR(LRScheduler):
         else:
             schedule.step()
         self.last_epoch, self._last_lr = t, schedule.get_last_lr()
+
+    def _dicts(self) -> list[dict[str, Any]]:
+        return [vars(self), *(d for schedule in self._schedulers for d in schedule._dicts())]
 
     def state_dict(self) -> dict[str, Any]:
         """As all schedules have it; `_schedulers` are the states of the parts."""
