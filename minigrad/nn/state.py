@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy
 
 from ..atomic import at_once
-from ..io import load
 from ..ops import asarray, tensor
 from ..tensor import Tensor
 from .parameter import Buffer, Parameter
@@ -39,6 +38,8 @@ def loaded(
 ) -> IncompatibleKeys:
     """What `Module.load_state_dict` does."""
     if not isinstance(state_dict, Mapping):
+        from ..io import load  # which takes a while
+
         path, state_dict = state_dict, load(state_dict)
         if not isinstance(state_dict, Mapping):
             raise TypeError(
