@@ -108,6 +108,15 @@ def mapped(a: np.ndarray, folder: Path) -> np.ndarray:
     return memory
 
 
+class Stubborn(np.ndarray):
+    """An array that has its own mind about shapes and views."""
+
+    def reshape(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("no")
+
+    view = reshape
+
+
 LAYOUTS = {
     "as it is": lambda a: a,
     "writeable": lambda a: a.copy(),
@@ -130,6 +139,7 @@ LAYOUTS = {
     "big-endian, strided": lambda a: a.astype(a.dtype.newbyteorder(">")).T[::2],
     "a matrix": lambda a: a[0].copy().view(np.matrix),  # which has no fewer than two axes, ever
     "a matrix, transposed": lambda a: a[0].copy().view(np.matrix).T,
+    "a subclass": lambda a: a.copy().view(Stubborn),
     "many axes": lambda a: a.reshape((1,) * 60 + a.shape),
 }
 
@@ -352,9 +362,9 @@ def test_objects_that_are_made_on_the_way_are_not_taken_for_one(tmp_path):
 
     class Squares(dict):
         def items(self) -> Any:
-            return ((str(i), np.full(3, i)) for i in range(100))
+            return ((str(i), [np.full(3, i), [i]]) for i in range(100))
 
-    check(round_trip(tmp_path, Squares()), {str(i): np.full(3, i) for i in range(100)})
+    check(round_trip(tmp_path, Squares()), {str(i): [np.full(3, i), [i]] for i in range(100)})
 
 
 def test_shared_containers_take_no_time(tmp_path):

@@ -81,7 +81,7 @@ def _checksum(name: str) -> str:
 
 
 def _remove_if_left(temporary: str) -> None:
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+    flags = os.O_RDWR | os.O_NOFOLLOW
     with open(temporary, "r+b", buffering=0, opener=lambda path, _: os.open(path, flags)) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error if a writer holds it
         os.unlink(temporary)
