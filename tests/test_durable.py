@@ -139,7 +139,7 @@ def test_an_error_at_any_call_leaves_the_old_file_or_the_new(there_is_one, error
         # What opens and fails, or does not close, is the test's own doing.
         own = ("open", True), ("close", False)
         if descriptors and ("".join(faults.calls[n - 1 : n]), after) not in own:
-            assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+            assert len(os.listdir("/proc/self/fd")) <= len(descriptors)
         # What an error at the removal leaves is removed the next time.
         mg.save(path, NEW)
         assert os.listdir(tmp_path) == [path.name]

@@ -54,7 +54,8 @@ def flattened(tree: Any) -> tuple[str, dict[str, Array]]:
         if value is None or type(value) in (bool, int, float, str):
             return _plain(value, place), 0
         if isinstance(value, numpy.generic):
-            return ["scalar", _dtype_name(value, place), value.tobytes().hex()], 0
+            name = _dtype_name(value, place)
+            return ["scalar", name, numpy.asarray(value, numpy_dtype(name)).tobytes().hex()], 0
         if id(value) in met:
             before = met[id(value)]
             if before is None:
