@@ -331,8 +331,8 @@ print(json.dumps({"kills": kills, "in a save": halves, "after one": changed, "le
     )
     print(found)
     assert found["left"] == ["x"]
-    assert found["in a save"] > KILLS // 10  # or else it has shown nothing
-    assert found["after one"] > KILLS // 10
+    assert found["in a save"] > KILLS // 50  # or else it has shown nothing
+    assert found["after one"] > KILLS // 50
 
 
 def test_ctrl_c_at_any_moment_of_saving(tmp_path):

@@ -360,11 +360,12 @@ def test_one_object_at_several_places_is_one(tmp_path):
 def test_objects_that_are_made_on_the_way_are_not_taken_for_one(tmp_path):
     """They may come to have one id, one after the other."""
 
-    class Squares(dict):
+    class Multiples(dict):
         def items(self) -> Any:
-            return ((str(i), [np.full(3, i), [i]]) for i in range(100))
+            return [(str(i), [i * self["of"], np.full(3, i)]) for i in range(100)]
 
-    check(round_trip(tmp_path, Squares()), {str(i): [np.full(3, i), [i]] for i in range(100)})
+    tree = [Multiples(of=n) for n in range(5)]
+    check(round_trip(tmp_path, tree), [dict(multiples.items()) for multiples in tree])
 
 
 def test_shared_containers_take_no_time(tmp_path):

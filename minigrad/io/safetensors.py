@@ -353,7 +353,7 @@ def _bytes(array: Array) -> Iterator[numpy.ndarray]:
     """The numbers of an array in C order and little-endian: its own memory, or copies of pieces of it."""
     backend = of(array)
     assert backend is not None
-    host = numpy.asarray(backend.to_numpy(array))  # of no subclass
+    host = backend.to_numpy(array)  # of no subclass
     if not host.size:
         return
     little = host.dtype.newbyteorder("<")
