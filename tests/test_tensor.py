@@ -5,6 +5,7 @@ import copy
 import math
 import operator
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -685,3 +686,38 @@ def test_prod_with_zeros_to_second_order():
     for values in ([0.0, 2.0, 3.0], [0.0, 0.0, 3.0], [0.0, 0.0, 0.0]):
         x = mg.tensor(values, dtype=mg.float64, requires_grad=True)
         assert mg.testing.gradcheck(mg.prod, x, order=3)
+
+
+def test_lists_that_hold_themselves():
+    endless: list[Any] = []
+    endless.append(endless)
+    deep: Any = 1.0
+    for _ in range(100_000):
+        deep = [deep]
+    for data in (endless, deep, [endless, endless]):
+        with pytest.raises(ValueError, match="tensor: setting an array element"):
+            mg.tensor(data)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: mg.zeros(n),
+        lambda n: mg.full((n, 2), 1.0),
+        lambda n: mg.arange(n),
+        lambda n: mg.eye(n),
+        lambda n: mg.random.normal(n),
+        lambda n: mg.random.permutation(n),
+        lambda n: mg.repeat(mg.ones(3), n),
+        lambda n: mg.tile(mg.ones(3), (n,)),
+        lambda n: mg.pad(mg.ones(3), n),
+        lambda n: mg.broadcast_to(mg.ones(1), (n,)) * 2,
+        lambda n: mg.nn.Linear(n, n),
+    ],
+)
+@pytest.mark.parametrize("size", [10**15, 2**62])
+def test_sizes_that_no_memory_has(make, size):
+    """An error at once; and all goes on."""
+    with pytest.raises((MemoryError, ValueError, OverflowError)):
+        make(size)
+    assert mg.ones(3).sum().item() == 3

@@ -27,8 +27,9 @@ def _read(op: str, data: Any, dtype: Any, copy: bool | None) -> numpy.ndarray:
     if hasattr(data, "mask"):
         raise TypeError(f"{op}: a masked array would lose its mask; fill it first, as with .filled(0)")
     first = data
-    while isinstance(first, (list, tuple)) and first:
-        first = first[0]
+    for _ in range(65):  # more than NumPy has axes: a list may hold itself
+        if isinstance(first, (list, tuple)) and first:
+            first = first[0]
     from_python = isinstance(first, (float, int, list, tuple)) and not isinstance(first, numpy.generic)
     try:
         array = numpy.asarray(data, copy=False if copy is False else None)
