@@ -5,6 +5,7 @@ What two threads write to at once (one net trained by both, one optimizer) is no
 """
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -185,6 +186,41 @@ def test_running_statistics_are_whole_whoever_writes_them_last():
         return all(len(values) == 1 and values[0] in (0, 1, 2, 3) for values in seen)
 
     assert all(in_threads(4, work))
+
+
+def test_a_net_that_several_threads_train_breaks_nothing(mode):
+    """What comes of it is up to chance, and steps may be refused; but it can be trained on."""
+    with mg.random.fork(0):
+        training = Training("images")
+        net, optimizer = training.net, training.optimizer
+        x, y = training.batches.arrays
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optim.clip_grad_norm_(net.parameters(), 0.5)
+        optimizer.step()
+
+    def work(i: int) -> int:
+        done = 0
+        for k in range(40):
+            # A gradient or a value that another thread has taken away.
+            with contextlib.suppress(RuntimeError, AttributeError):
+                step()
+                done += 1
+            if k % 10 == i:
+                for part in (net, optimizer):
+                    part.load_state_dict(part.state_dict())
+        return done
+
+    assert sum(in_threads(4, work)) > 0
+    assert mg.is_grad_enabled()
+    before = net.state_dict()
+    step()
+    for name, array in net.state_dict().items():
+        assert np.isfinite(array).all()
+        assert array.shape == before[name].shape
+    assert net.state_dict()["0.weight"].tobytes() != before["0.weight"].tobytes()
 
 
 # --- transforms ----------------------------------------------------------------------------------------
