@@ -43,16 +43,47 @@ def restoring(*dicts: dict[Any, Any]) -> Callable[[], Any]:
     return prepared([change for d in dicts for change in ((d.clear,), (d.update, dict(d)))])
 
 
+# --- modes -------------------------------------------------------------------------------------------
+
+
+class _Block:
+    """A `with` block in which a variable has another value."""
+
+    __slots__ = ("outer",)
+    outer: "_Block | None"
+
+
+_innermost: "ContextVar[_Block | None]" = ContextVar("minigrad.innermost", default=None)
+
+
 @contextmanager
 def holding(variable: ContextVar[Any], value: Any) -> Iterator[None]:
-    """Inside, `variable` has that value.
+    """Inside, `variable` has that value; and afterwards the one that it had, wherever Ctrl-C comes.
 
-    That it gets it is inside of `try`, and that it gets back the old one takes a single instruction: Ctrl-C
-    may come at any other.
+    If it comes where Python is about to leave the block, nothing is called here until the error has been
+    forgotten. By then outer blocks have ended, and given back what was before all of them: so it must not be
+    given back once more.
     """
-    before = variable.get()
+    block = _Block()
+    block.outer = _innermost.get()
+    back = prepared([(variable.set, variable.get()), (_innermost.set, block.outer)])
     try:
+        _innermost.set(block)
         variable.set(value)
         yield
-    finally:
-        variable.set(before)
+    except GeneratorExit:  # what it is then; or a generator is closed inside of the block
+        if _in(block):
+            back()
+        raise
+    except BaseException:
+        back()
+        raise
+    else:
+        back()
+
+
+def _in(block: _Block) -> bool:
+    now = _innermost.get()
+    while now is not None and now is not block:
+        now = now.outer
+    return now is block

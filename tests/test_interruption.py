@@ -226,6 +226,24 @@ def test_an_error_in_a_closure():
     assert changes.modes() == (True, "numpy", None, 0, np.float32)
 
 
+def test_blocks_that_are_left_late():
+    """A block whose end was missed gives nothing back when outer ones have ended, else what was before."""
+    was = changes.modes()
+    outer, inner = mg.no_grad(), mg.enable_grad()
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    assert changes.modes() == was
+    del inner  # which would give back what was inside of `outer`
+    gc.collect()
+    assert changes.modes() == was
+    alone = mg.no_grad()
+    alone.__enter__()
+    del alone
+    gc.collect()
+    assert changes.modes() == was
+
+
 @pytest.mark.parametrize("switch", [mg.no_grad, lambda: mg.use_backend("numpy"), mg.detect_anomaly])
 def test_generators_in_modes(switch):
     """One that is left in a mode gives the mode back when it is closed."""

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from ..atomic import holding
+
 grad_enabled: ContextVar[Any] = ContextVar("minigrad.grad_enabled", default=True)
 """False; True; or what looks at each recorded operation (see `detect_anomaly`), which counts as true: so an
 operation asks one variable, not two.
@@ -21,15 +23,9 @@ def is_grad_enabled() -> bool:
     return bool(grad_enabled.get())
 
 
-@contextmanager
-def grad_mode(enabled: bool) -> Iterator[None]:
+def grad_mode(enabled: bool):
     """Record, or do not, inside a `with` block or a decorated function."""
-    before = grad_enabled.get()
-    try:  # what `holding` does, in half the time
-        grad_enabled.set(enabled and (watcher.get() or True))
-        yield
-    finally:
-        grad_enabled.set(before)
+    return enable_grad() if enabled else no_grad()
 
 
 def no_grad():
@@ -41,9 +37,11 @@ def no_grad():
     ...     (x * 2).requires_grad
     False
     """
-    return grad_mode(False)
+    return holding(grad_enabled, False)
 
 
-def enable_grad():
+@contextmanager
+def enable_grad() -> Iterator[None]:
     """Record inside, also within a `no_grad` block: `with enable_grad():` or `@enable_grad()`."""
-    return grad_mode(True)
+    with holding(grad_enabled, watcher.get() or True):
+        yield
