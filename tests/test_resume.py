@@ -1,16 +1,18 @@
 """Exact resume: N steps, a fresh process, and N more give what 2N steps at once give, byte for byte.
 
 Examples take long to begin, so they run with kernels or without, whichever this run of the tests has;
-`MINIGRAD_RESUME=10 pytest tests/test_resume.py` runs them both ways, and ten times as long.
+`MINIGRAD_RESUME=10 pytest tests/test_resume.py` runs them both ways, and all ten times as long.
 """
 
 import os
+import random
 import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +114,51 @@ def test_ctrl_c_in_the_midst_of_an_example(tmp_path):
     assert comparable(whole) == comparable(parts)
     assert len(mg.load(parts)["history"]["loss"]) == 6
     assert (tmp_path / "digits_cnn.png").exists()
+
+
+SMALL = """if True:
+    import itertools, random, sys
+    import numpy as np
+    import minigrad as mg
+
+    for stream in (random, np.random, mg.random):
+        stream.seed(0)
+    x = np.linspace(-1, 1, 44, dtype=np.float32).reshape(11, 4)
+    model = mg.nn.Sequential(mg.nn.Linear(4, 8), mg.nn.Dropout(0.5), mg.nn.Linear(8, 1))
+    optimizer = mg.optim.RAdam(model.parameters(), lr=0.01)
+    batches, losses = mg.data.batches(x, size=4), []
+    run = mg.Checkpoints(sys.argv[1], keep=2, model=model, optimizer=optimizer, data=batches, losses=losses)
+    print(run.restore(), flush=True)
+    passes = itertools.chain.from_iterable(itertools.repeat(batches))
+    for step, rows in zip(run.steps(int(sys.argv[2]), every=1), passes):
+        print(step - 1, flush=True)  # which are saved now
+        optimizer.zero_grad()
+        loss = mg.square(model(mg.tensor(rows)) - 1).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+"""
+
+
+def test_killed_again_and_again_it_gets_to_the_same_end(tmp_path):
+    """What was saved is there, whenever it is killed; and in the end there is nothing else."""
+    kills = 6 * int(LONGER)
+    total = str(10 * kills)
+    run("-c", SMALL, str(tmp_path / "whole"), total)
+    chance = random.Random(0)
+    saved = 0
+    for _ in range(kills):
+        process = start("-c", SMALL, str(tmp_path / "killed"), total, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(chance.randint(1, 5))]
+        time.sleep(chance.uniform(0, 0.02))
+        process.kill()
+        rest, errors = process.communicate()
+        restored, *later = b"".join([*lines, rest]).split()
+        assert saved <= int(restored) <= saved + 1, errors.decode()
+        saved = int([restored, *later][-1])
+    assert saved > 0
+    run("-c", SMALL, str(tmp_path / "killed"), total)
+    whole, killed = (sorted((tmp_path / name).iterdir()) for name in ("whole", "killed"))
+    assert [p.name for p in whole] == [p.name for p in killed]
+    assert [p.read_bytes() for p in whole] == [p.read_bytes() for p in killed]
