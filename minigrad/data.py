@@ -102,6 +102,7 @@ class batches:  # noqa: N801 - it is used as a function
         """The position in the data: that of the newest iterator, if it is not at its end, and of the seed.
 
         Without a seed, later passes go on from `minigrad.random`, whose state is to be saved beside this.
+        Where several threads draw from that at once, give a seed: else another order may be drawn again.
         A loop that is left by `break` or an error drops its iterator, and with it the pass.
         """
         this = self._loaded or self._pass
