@@ -86,14 +86,12 @@ class Plan:
     """A kernel for arguments of certain kinds, whose outputs are in C order.
 
     Attributes:
-        function: the compiled loop; None where there is none, and the reference computes.
         places: which arguments are arrays that lie beside each other, element by element.
     """
 
     def __init__(self, kernel: Any, kinds: tuple[Kind, ...]):
         self.kernel, self.kinds = kernel, kinds
-        self.function, self._helpers = self._compiled() if enabled else (None, 0)
-        if self.function is None and kernel.reference is None:
+        if kernel.reference is None and not (enabled and self.function):
             raise RuntimeError(
                 f"{kernel.name}: was not compiled, and has no reference; install a C++ compiler, and do not "
                 "set MINIGRAD_KERNELS=off"
@@ -110,13 +108,13 @@ class Plan:
         self._dtypes = [id(dtype) for dtype in array_types(kernel.params, kinds).values()]
         self._bytes = sum(kind.dtype.itemsize for kind in kinds if kind.form in ("array", "pieces"))
 
-    def _compiled(self) -> tuple[Any, int]:
-        """The function, and how many threads may help it; or None."""
+    @functools.cached_property
+    def function(self) -> Any:
+        """The compiled loop; None where there is none, and the reference computes."""
         from . import compiler  # which imports a third of what NumPy does
 
         try:
-            function = compiler.function(self.kernel.name, generate(self.kernel, self.kinds))
-            return function, compiler.threads() - 1
+            return compiler.function(self.kernel.name, generate(self.kernel, self.kinds))
         except compiler.UnavailableError as error:
             compiler.warn_once(str(error))
         except compiler.CompileError as error:
@@ -129,14 +127,21 @@ class Plan:
             if why is None:
                 raise RuntimeError(f"{self.kernel.name}: its text cannot be compiled: {error}") from None
             compiler.warn_once(why)
-        return None, 0
+        return None
+
+    @functools.cached_property
+    def _helpers(self) -> int:
+        """How many threads may help it."""
+        from . import compiler
+
+        return compiler.threads() - 1
 
     def run(self, n: int, args: Sequence[Any], stops: Sequence[int] = ()) -> None:
         """Compute `n` elements. Where lists are among `args`, `stops` says where each piece ends.
 
         Raises `ValueError` where outputs overlap.
         """
-        if self.function is None or not enabled:
+        if not enabled or self.function is None:
             self._by_reference(n, args, stops)
         elif problem := self.function(self._call(n, args, stops), BOTH):
             self.run(n, self._mended(problem, n, args, stops), stops)
@@ -147,7 +152,7 @@ class Plan:
         """What `run` does, as changes to be made at once (see `atomic.py`), which cannot fail: what is wrong
         is an error now. And the arrays that must live until then. Outputs must be arrays, not lists of them.
         """
-        if self.function is None or not enabled:
+        if not enabled or self.function is None:
             nin = self.kernel.nin
             after = [out.copy() for out in args[nin:]]
             self._by_reference(n, [*args[:nin], *after], stops)
