@@ -2,9 +2,11 @@
 
 import functools
 import gc
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -62,6 +64,16 @@ def use_kernels(monkeypatch: pytest.MonkeyPatch, on: bool) -> None:
     for kernel in _kernels():
         monkeypatch.setattr(kernel, "_plans", {})
         monkeypatch.setattr(kernel, "_seen", {})
+
+
+@contextmanager
+def ctrl_c_as_usual() -> Iterator[None]:
+    """SIGINT interrupts, here and in processes started inside, even if these tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 COMPILES = plan.enabled and compiler.works() is None

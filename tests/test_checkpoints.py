@@ -11,10 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import ctrl_c_as_usual
 
 import minigrad as mg
 from minigrad import nn
 from minigrad.io import FormatError
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c():
+    with ctrl_c_as_usual():
+        yield
 
 
 class Counter:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import ctrl_c_as_usual
 
 import minigrad as mg
 
@@ -89,7 +90,8 @@ def test_ctrl_c_in_the_midst_of_an_example(tmp_path):
     run(program, *settings, "--save", "whole run", cwd=tmp_path)
 
     # Into so small a pipe it can write no more than some lines of progress that are not read yet.
-    process = start(program, *settings, stdout=subprocess.DEVNULL, cwd=tmp_path, pipesize=4096)
+    with ctrl_c_as_usual():
+        process = start(program, *settings, stdout=subprocess.DEVNULL, cwd=tmp_path, pipesize=4096)
     assert process.stderr is not None
     errors, stopped = b"", False
     while part := os.read(process.stderr.fileno(), 512):
