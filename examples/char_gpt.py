@@ -21,7 +21,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from pydoc_data import topics
-from shlex import quote
 from typing import Any
 
 import matplotlib
@@ -205,9 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
 
     print(f"{len(train)} characters to learn from; the samples go on from {start!r}")
     begin = time.perf_counter()
-    again = (
-        f"python {sys.argv[0]} --resume {quote(folder)} --steps {options.steps} --backend {options.backend}"
-    )
+    again = f"python {sys.argv[0]} --resume FOLDER --steps {options.steps} --backend {options.backend}"
     saves = options.every if options.save or options.resume else None
     steps = run.steps(options.steps, every=saves, resume=again)
     progress = tqdm(steps, initial=first, total=options.steps, unit="step")

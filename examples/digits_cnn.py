@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import matplotlib
@@ -184,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
 
     start = time.perf_counter()
     total, every = epochs * len(batches), len(batches) if options.save or options.resume else None
-    again = f"python {sys.argv[0]} --resume {quote(folder)} --backend {options.backend}"
+    again = f"python {sys.argv[0]} --resume FOLDER --backend {options.backend}"
     with tqdm(run.steps(total, every, resume=again), unit="batch", initial=first, total=total) as progress:
         progress.set_postfix_str("the first time, kernels are compiled")
         for step, (x, y) in zip(progress, chain.from_iterable(repeat(batches)), strict=False):

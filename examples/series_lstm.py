@@ -17,7 +17,6 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from shlex import quote
 from typing import Any
 
 import matplotlib
@@ -146,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     first = run.restore() if options.resume else 0
 
     start = time.perf_counter()
-    again = f"python {sys.argv[0]} --resume {quote(folder)} --backend {options.backend}"
+    again = f"python {sys.argv[0]} --resume FOLDER --backend {options.backend}"
     epochs = run.steps(options.epochs, every=1 if options.save or options.resume else None, resume=again)
     progress = tqdm(epochs, unit="epoch", initial=first, total=options.epochs)
     for _ in progress:

@@ -1,6 +1,5 @@
 """Small things that several test files use."""
 
-import functools
 import gc
 import signal
 import threading
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 import minigrad as mg
-from minigrad.kernels import ElementwiseKernel, compiler, plan
+from minigrad.kernels import compiler, plan
 
 
 def take_grad(x: mg.Tensor) -> mg.Tensor:
@@ -48,22 +47,11 @@ def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
         return [future.result() for future in [pool.submit(run, i) for i in range(count)]]
 
 
-@functools.cache
-def _kernels() -> list[ElementwiseKernel]:
-    return [x for x in gc.get_objects() if isinstance(x, ElementwiseKernel)]
-
-
 def use_kernels(monkeypatch: pytest.MonkeyPatch, on: bool) -> None:
-    """Compute with kernels or without, until the test is over; skip it where there are none to be had.
-
-    What was first called without one would go on so: it is to find out anew.
-    """
+    """Compute with kernels or without, until the test is over; skip it where there are none to be had."""
     if on and not COMPILES:
         pytest.skip("no C++ compiler, or MINIGRAD_KERNELS=off")
     monkeypatch.setattr(plan, "enabled", on)
-    for kernel in _kernels():
-        monkeypatch.setattr(kernel, "_plans", {})
-        monkeypatch.setattr(kernel, "_seen", {})
 
 
 @contextmanager

@@ -346,7 +346,7 @@ def test_old_ones_go_when_the_new_one_is_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("minigrad.checkpoints.save", fail)
+        patch.setattr("minigrad.checkpoints.run.save", fail)
         with pytest.raises(OSError, match="No space"):
             run.save(2)
     assert files(tmp_path) == ["step-1.safetensors"]
@@ -575,11 +575,11 @@ def test_ctrl_c_while_it_saves(tmp_path, monkeypatch):
         mg.save(path, tree)
 
     run = mg.Checkpoints(tmp_path)
-    monkeypatch.setattr("minigrad.checkpoints.save", slow)
+    monkeypatch.setattr("minigrad.checkpoints.run.save", slow)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 2 of 2"):
         list(run.steps(2, every=2))
     assert numbers(tmp_path) == [2]
-    monkeypatch.setattr("minigrad.checkpoints.save", lambda path, tree: slow(path, tree, 2))
+    monkeypatch.setattr("minigrad.checkpoints.run.save", lambda path, tree: slow(path, tree, 2))
     with pytest.raises(KeyboardInterrupt) as caught:
         list(run.steps(4, every=2))
     assert str(caught.value) == ""
@@ -669,3 +669,19 @@ def test_nothing_is_left_open(tmp_path):
         run.save(step, step)
         run.restore("best")
     assert (len(os.listdir("/proc/self/fd")) if before else 0) == before
+
+
+def test_a_stop_when_another_run_has_come_to_save_in_the_folder(tmp_path, monkeypatch):
+    """What was learned goes into a folder of its own, which the message names."""
+    monkeypatch.chdir(tmp_path)
+    run, other = mg.Checkpoints("a run", log=[1]), mg.Checkpoints("a run", log=[2])
+
+    def body(step: int) -> None:
+        if step == 2:
+            other.save(2)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="to go on: train --resume 'a run_2' now"):
+        loop(run.steps(5, every=None, resume="train --resume FOLDER now"), body)
+    assert mg.load("a run/step-2.safetensors")["log"] == [2]
+    assert mg.load("a run_2/step-2.safetensors")["log"] == [1]

@@ -146,3 +146,27 @@ def sync_folder(folder: str) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: str) -> None:
+    """Make a folder, and those around it, so that a crash does not lose them."""
+    if not os.path.isdir(folder):
+        make_folder(os.path.dirname(folder))
+        with suppress(FileExistsError):
+            os.mkdir(folder)
+        sync_folder(os.path.dirname(folder))
+
+
+@contextmanager
+def alone_in(folder: str) -> Iterator[None]:
+    """Wait until no other process is in such a block with this folder, and keep others waiting."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,27 +1,15 @@
-"""Checkpoints of a training run: all that it needs to go on, in a file each, restored whole or not at all."""
+"""The checkpoints of a run: which there are, saving them, and going back to one."""
 
-import copy
 import math
 import operator
 import os
-import random as random_of_python
 import re
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy
-
-from . import random
-from .io import FormatError, durable, load, outline, save
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks: there two processes must not save into one folder
-    fcntl: Any = None
+from ..io import FormatError, durable, load, outline, save
+from .loop import Steps
+from .parts import Streams, is_part, set_state, state_of
 
 _NAME = re.compile(r"step-(0|[1-9][0-9]*)\.safetensors")
 
@@ -99,14 +87,14 @@ class Checkpoints:
         if taken := {"step", "score", "random"} & set(parts):
             raise ValueError(f"Checkpoints: {sorted(taken)} are names of its own; give the parts others")
         for name, part in parts.items():
-            if not _is_part(part):
+            if not is_part(part):
                 raise TypeError(
                     f"Checkpoints: {name!r} is {type(part).__name__}, which has no state_dict and "
                     "load_state_dict, and is no dict, list, numpy.random.Generator, number or string"
                 )
         self.folder = Path(os.path.abspath(folder))
         self.step = 0
-        self._keep, self._best, self._parts = keep, best, {"random": _Streams(), **parts}
+        self._keep, self._best, self._parts = keep, best, {"random": Streams(), **parts}
         self._own: set[int] = set()  # the steps that this run has saved, or found up to the one restored
         self._saved: int | None = None  # the last of them
 
@@ -181,11 +169,11 @@ class Checkpoints:
         if step < 0:
             raise ValueError(f"Checkpoints: a step must be a number from 0 up, got {step}")
         head = {"step": step, "score": None if score is None else float(score)}
-        _make(self.folder)
-        with _alone_in(self.folder):
+        durable.make_folder(str(self.folder))
+        with durable.alone_in(str(self.folder)):
             self._refuse_others()
             durable.sweep(str(self.folder))  # what was left by a process that was killed in another step
-            save(self._path(step), head | {name: _state(part) for name, part in self._parts.items()})
+            save(self._path(step), head | {name: state_of(part) for name, part in self._parts.items()})
             self._own.add(step)
             self._saved = self.step = step
             self._remove_old()
@@ -228,15 +216,15 @@ class Checkpoints:
         except FormatError as error:
             raise FormatError(f"{error}; move it away, and restore() goes on from the one before") from error
         self._check(path, tree)
-        before = {name: _state(part, copied=True) for name, part in self._parts.items()}
+        before = {name: state_of(part, copied=True) for name, part in self._parts.items()}
         begun: list[str] = []
         try:
             for name, part in self._parts.items():
                 begun.append(name)
-                _set(part, tree[name], before[name])
+                set_state(part, tree[name], before[name])
         except BaseException as error:
             for name in begun:
-                _set(self._parts[name], before[name], before[name])
+                set_state(self._parts[name], before[name], before[name])
             if not isinstance(error, Exception):
                 raise
             why = error.args[0] if error.args else error  # a KeyError as text would be in quotes
@@ -270,7 +258,7 @@ class Checkpoints:
         Args:
             total: how many steps there are in all.
             every: after how many of them to save; None is at Ctrl-C only.
-            resume: what `KeyboardInterrupt` says is to be done to go on.
+            resume: what `KeyboardInterrupt` says is to be done to go on; FOLDER in it stands for the folder.
 
         Raises:
             FileExistsError: the folder has checkpoints of another run.
@@ -280,160 +268,17 @@ class Checkpoints:
         self._refuse_others()
         return Steps(self, operator.index(total), every, resume)
 
-    def _save_once(self, step: int) -> None:
-        if self._saved != step:
+    def _save_once(self, step: int, anywhere: bool = False) -> None:
+        """Save unless the body of the loop has; if need be, and `anywhere`, in a folder beside this one."""
+        if self._saved == step:
+            return
+        try:
             self.save(step)
-
-
-class Steps:
-    """What `Checkpoints.steps` gives: to be gone through once, with a length for progress bars."""
-
-    def __init__(self, run: Checkpoints, total: int, every: int | None, resume: str):
-        self.run, self.total, self.every, self.resume = run, total, every, resume
-
-    def __len__(self) -> int:
-        """How many are left."""
-        return max(0, self.total - self.run.step)
-
-    def __iter__(self) -> Iterator[int]:
-        run, step = self.run, self.run.step
-        with _noted_signals() as noted:
-            while step < self.total and not noted:
-                step += 1
-                yield step
-                run.step = step
-                if noted or (self.every and (step % self.every == 0 or step == self.total)):
-                    run._save_once(step)
-            if noted:  # which may have come while it was saving
-                run._save_once(step)
-        if noted:
-            where = f"after step {step} of {self.total}, which is saved in {run.folder}"
-            raise KeyboardInterrupt(f"stopped {where}; to go on: {self.resume}")
-
-
-@contextmanager
-def _noted_signals() -> Iterator[list[int]]:
-    """Note the first SIGINT or SIGTERM in a list; a second one does what it would have done before."""
-    noted: list[int] = []
-    before: dict[int, Any] = {}
-    process = os.getpid()
-
-    def put_back() -> None:
-        while before:
-            signal.signal(*before.popitem())
-
-    def note(number: int, frame: Any) -> None:
-        if noted or os.getpid() != process:  # a process that was forked has no steps to end
-            put_back()
-            signal.raise_signal(number)
-        noted.append(number)
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: of something else than Python
-                before[number] = signal.signal(number, note)
-    try:
-        yield noted
-    finally:
-        put_back()
-
-
-def _make(folder: Path) -> None:
-    """Make a folder, so that a crash does not lose it."""
-    if not folder.is_dir():
-        _make(folder.parent)
-        folder.mkdir(exist_ok=True)
-        durable.sync_folder(str(folder.parent))
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process saves into a folder, and keep others waiting."""
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-# --- parts -------------------------------------------------------------------------------------------
-
-
-class _Streams:
-    """The random numbers that all share, as a part."""
-
-    def state_dict(self) -> dict[str, Any]:
-        version, words, gauss = random_of_python.getstate()
-        return {
-            "minigrad": random.get_state(),
-            "python": {"version": version, "words": numpy.array(words, numpy.uint32), "gauss": gauss},
-            "numpy": numpy.random.get_state(legacy=False),  # noqa: NPY002 - others may draw from it
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        random.set_state(state["minigrad"])
-        python = state["python"]
-        random_of_python.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
-        numpy.random.set_state(state["numpy"])  # noqa: NPY002
-
-
-def _is_part(part: Any) -> bool:
-    if hasattr(part, "state_dict") and hasattr(part, "load_state_dict"):
-        return True
-    return isinstance(part, (dict, list, numpy.random.Generator)) or _is_fixed(part)
-
-
-def _is_fixed(part: Any) -> bool:
-    if isinstance(part, tuple):
-        return all(map(_is_fixed, part))
-    return part is None or isinstance(part, (bool, int, float, str))
-
-
-def _state(part: Any, copied: bool = False) -> Any:
-    """What to save of a part, or to put back."""
-    if hasattr(part, "state_dict"):
-        return copy.deepcopy(part.state_dict()) if copied else part.state_dict()
-    if isinstance(part, numpy.random.Generator):
-        return part.bit_generator.state
-    return copy.copy(part)
-
-
-def _set(part: Any, state: Any, now: Any) -> None:
-    """Make a part what it was, from what it is now. Raises errors of any kind if the state does not fit."""
-    if hasattr(part, "state_dict"):
-        if isinstance(now, dict):
-            _check_kind(state, dict)
-            _check_dtypes(state, now)
-        part.load_state_dict(state)
-    elif isinstance(part, numpy.random.Generator):
-        part.bit_generator.state = state
-    elif isinstance(part, dict):
-        _check_kind(state, dict)
-        part.clear()
-        part.update(state)
-    elif isinstance(part, list):
-        _check_kind(state, list)
-        part[:] = state
-    elif repr(part) != repr(state):  # by which NaN is what it was, and True is not 1
-        raise ValueError(f"it is {part!r}, and was {state!r}")
-
-
-def _check_kind(state: Any, kind: type) -> None:
-    if not isinstance(state, kind):
-        raise TypeError(f"it is a {kind.__name__}, and was saved as a {type(state).__name__}")
-
-
-def _check_dtypes(state: dict[Any, Any], now: dict[Any, Any]) -> None:
-    """A module would convert what it loads; but then it would not go on as it did."""
-    for key, value in state.items():
-        old = now.get(key)
-        if isinstance(value, numpy.ndarray) and isinstance(old, numpy.ndarray) and value.dtype != old.dtype:
-            raise TypeError(f"its {key} is {old.dtype}, and was {value.dtype}")
+        except FileExistsError:  # another run has come to save here
+            if not anywhere:
+                raise
+            self.folder = Path(self.unused(str(self.folder)))
+            self.save(step)
 
 
 def _score(path: Path) -> float | None:

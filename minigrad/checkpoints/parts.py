@@ -1,0 +1,84 @@
+"""What can be a part of a checkpoint: how its state is taken, and put back."""
+
+import copy
+import random as random_of_python
+from typing import Any
+
+import numpy
+
+from .. import random
+
+
+class Streams:
+    """The random numbers that all share, as a part."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each stream."""
+        version, words, gauss = random_of_python.getstate()
+        return {
+            "minigrad": random.get_state(),
+            "python": {"version": version, "words": numpy.array(words, numpy.uint32), "gauss": gauss},
+            "numpy": numpy.random.get_state(legacy=False),  # noqa: NPY002 - others may draw from it
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from these states."""
+        random.set_state(state["minigrad"])
+        python = state["python"]
+        random_of_python.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+        numpy.random.set_state(state["numpy"])  # noqa: NPY002
+
+
+def is_part(part: Any) -> bool:
+    """Whether it is something that can be saved and restored."""
+    if hasattr(part, "state_dict") and hasattr(part, "load_state_dict"):
+        return True
+    return isinstance(part, (dict, list, numpy.random.Generator)) or _is_fixed(part)
+
+
+def _is_fixed(part: Any) -> bool:
+    if isinstance(part, tuple):
+        return all(map(_is_fixed, part))
+    return part is None or isinstance(part, (bool, int, float, str))
+
+
+def state_of(part: Any, copied: bool = False) -> Any:
+    """What to save of a part, or to put back."""
+    if hasattr(part, "state_dict"):
+        return copy.deepcopy(part.state_dict()) if copied else part.state_dict()
+    if isinstance(part, numpy.random.Generator):
+        return part.bit_generator.state
+    return copy.copy(part)
+
+
+def set_state(part: Any, state: Any, now: Any) -> None:
+    """Make a part what it was, from what it is now. Raises errors of any kind if the state does not fit."""
+    if hasattr(part, "state_dict"):
+        if isinstance(now, dict):
+            _check_kind(state, dict)
+            _check_dtypes(state, now)
+        part.load_state_dict(state)
+    elif isinstance(part, numpy.random.Generator):
+        part.bit_generator.state = state
+    elif isinstance(part, dict):
+        _check_kind(state, dict)
+        part.clear()
+        part.update(state)
+    elif isinstance(part, list):
+        _check_kind(state, list)
+        part[:] = state
+    elif repr(part) != repr(state):  # by which NaN is what it was, and True is not 1
+        raise ValueError(f"it is {part!r}, and was {state!r}")
+
+
+def _check_kind(state: Any, kind: type) -> None:
+    if not isinstance(state, kind):
+        raise TypeError(f"it is a {kind.__name__}, and was saved as a {type(state).__name__}")
+
+
+def _check_dtypes(state: dict[Any, Any], now: dict[Any, Any]) -> None:
+    """A module would convert what it loads; but then it would not go on as it did."""
+    for key, value in state.items():
+        old = now.get(key)
+        if isinstance(value, numpy.ndarray) and isinstance(old, numpy.ndarray) and value.dtype != old.dtype:
+            raise TypeError(f"its {key} is {old.dtype}, and was {value.dtype}")
