@@ -5,12 +5,14 @@ Ctrl-C, comes before the first of them, or after the last.
 """
 
 import functools
-import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import compress, repeat, starmap
 from typing import Any
+
+_NEVER = repeat(False)
 
 
 def prepared(changes: Iterable[tuple[Any, ...]]) -> Callable[[], Any]:
@@ -20,8 +22,7 @@ def prepared(changes: Iterable[tuple[Any, ...]]) -> Callable[[], Any]:
     none. So the functions must be C, too, such as `setattr` of a slot. They should not need memory, and the
     call itself does not: it asks for the first result that is selected, and none is.
     """
-    results = itertools.starmap(operator.call, changes)
-    return functools.partial(next, itertools.compress(results, itertools.repeat(0)), None)
+    return functools.partial(next, compress(starmap(operator.call, changes), _NEVER), None)
 
 
 def at_once(changes: Iterable[tuple[Any, ...]]) -> None:
@@ -32,7 +33,7 @@ def at_once(changes: Iterable[tuple[Any, ...]]) -> None:
     >>> numbers
     [10, 2, 3, 4]
     """
-    prepared(changes)()
+    next(compress(starmap(operator.call, changes), _NEVER), None)
 
 
 def restoring(*dicts: dict[Any, Any]) -> Callable[[], Any]:
