@@ -15,6 +15,7 @@ attention, and then thinks about each character by itself.
 
 import argparse
 import math
+import shlex
 import sys
 import textwrap
 import time
@@ -204,7 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
 
     print(f"{len(train)} characters to learn from; the samples go on from {start!r}")
     begin = time.perf_counter()
-    again = f"python {sys.argv[0]} --resume FOLDER --steps {options.steps} --backend {options.backend}"
+    again = ["python", sys.argv[0], "--resume", "FOLDER", "--steps", str(options.steps)]
+    again = shlex.join([*again, "--backend", options.backend, "--out", options.out])
     saves = options.every if options.save or options.resume else None
     steps = run.steps(options.steps, every=saves, resume=again)
     progress = tqdm(steps, initial=first, total=options.steps, unit="step")

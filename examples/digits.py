@@ -12,6 +12,7 @@ case, and says how to go on.
 """
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -130,7 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
     first = run.restore() if options.resume else 0
 
     start = time.perf_counter()
-    again = f"python {sys.argv[0]} --resume FOLDER --epochs {options.epochs} --backend {options.backend}"
+    again = ["python", sys.argv[0], "--resume", "FOLDER", "--epochs", str(options.epochs)]
+    again = shlex.join([*again, "--backend", options.backend, "--out", options.out])
     epochs = run.steps(options.epochs, every=1 if options.save or options.resume else None, resume=again)
     progress = tqdm(epochs, unit="epoch", initial=first, total=options.epochs)
     with threadpool_limits(1):  # so small matrices gain nothing from threads, and lose much on a busy machine

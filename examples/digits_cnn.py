@@ -15,6 +15,7 @@ Ctrl-C saves in any case, in the middle of an epoch, too, and says how to go on.
 """
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -183,7 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
 
     start = time.perf_counter()
     total, every = epochs * len(batches), len(batches) if options.save or options.resume else None
-    again = f"python {sys.argv[0]} --resume FOLDER --backend {options.backend}"
+    again = ["python", sys.argv[0], "--resume", "FOLDER"]
+    again = shlex.join([*again, "--backend", options.backend, "--out", options.out])
     with tqdm(run.steps(total, every, resume=again), unit="batch", initial=first, total=total) as progress:
         progress.set_postfix_str("the first time, kernels are compiled")
         for step, (x, y) in zip(progress, chain.from_iterable(repeat(batches)), strict=False):

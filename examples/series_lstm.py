@@ -14,6 +14,7 @@ case, and says how to go on.
 """
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -145,7 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
     first = run.restore() if options.resume else 0
 
     start = time.perf_counter()
-    again = f"python {sys.argv[0]} --resume FOLDER --backend {options.backend}"
+    again = ["python", sys.argv[0], "--resume", "FOLDER"]
+    again = shlex.join([*again, "--backend", options.backend, "--out", options.out])
     epochs = run.steps(options.epochs, every=1 if options.save or options.resume else None, resume=again)
     progress = tqdm(epochs, unit="epoch", initial=first, total=options.epochs)
     for _ in progress:

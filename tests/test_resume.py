@@ -85,8 +85,9 @@ def comparable(path: Path) -> bytes:
 
 def test_ctrl_c_in_the_midst_of_an_example(tmp_path):
     """A real one, in the middle of an epoch; then the command that the message gives."""
-    program = str(ROOT / "examples" / "digits_cnn.py")
-    settings = ["--epochs", "6", "--seed", "7"]
+    (tmp_path / "my programs").mkdir()
+    program = shutil.copy(ROOT / "examples" / "digits_cnn.py", tmp_path / "my programs")
+    settings = ["--epochs", "6", "--seed", "7", "--out", "a picture.png"]
     run(program, *settings, "--save", "whole run", cwd=tmp_path)
 
     # Into so small a pipe it can write no more than some lines of progress that are not read yet.
@@ -111,11 +112,12 @@ def test_ctrl_c_in_the_midst_of_an_example(tmp_path):
 
     python, *command = shlex.split(found[3])
     assert python == "python"
+    (tmp_path / "a picture.png").unlink()
     run(*command, cwd=tmp_path)
+    assert (tmp_path / "a picture.png").exists()
     whole, parts = (tmp_path / name / "step-138.safetensors" for name in ("whole run", "digits_cnn_run"))
     assert comparable(whole) == comparable(parts)
     assert len(mg.load(parts)["history"]["loss"]) == 6
-    assert (tmp_path / "digits_cnn.png").exists()
 
 
 SMALL = """if True:
