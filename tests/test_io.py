@@ -441,6 +441,14 @@ def test_what_no_tree_is_made_of(value, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_path_comes_first(tmp_path):
+    with pytest.raises(
+        TypeError, match="save: the path comes first, and then the tree; got dict as the path"
+    ):
+        mg.save({"step": 1}, tmp_path / "x")  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "x").exists()
+
+
 def test_arrays_of_another_library_are_refused(tmp_path):
     with pytest.raises(TypeError, match=r"tree\[0\] is a array_api_strict.*make it a tensor"):
         mg.save(tmp_path / "x", [mg.ones(2).to("strict").data])

@@ -45,6 +45,10 @@ def save(path: str | PathLike[str], tree: Any) -> None:
     ...     mg.load(f"{folder}/run.safetensors")
     {'weight': tensor([1., 1.], dtype=float32, device=numpy), 'step': 7, 'history': [0.5, 0.25]}
     """
+    if not isinstance(path, (str, bytes, PathLike)):  # in torch it is the other way round
+        raise TypeError(
+            f"save: the path comes first, and then the tree; got {type(path).__name__} as the path"
+        )
     structure, arrays = flattened(tree)
     durable.replace(path, parts(arrays, {_KEY: structure}))
 
