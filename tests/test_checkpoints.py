@@ -530,7 +530,7 @@ def test_what_the_body_has_saved_is_not_saved_again(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("every", [None, 1, 100])
-def test_the_first_ctrl_c_saves(number, every, tmp_path):
+def test_the_first_ctrl_c_saves(number, every, tmp_path, capfd):
     done, run = [], mg.Checkpoints(tmp_path)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     wanted = f"stopped after step 3 of 9, which is saved in {tmp_path}; to go on: run --resume"
@@ -542,6 +542,10 @@ def test_the_first_ctrl_c_saves(number, every, tmp_path):
 
     with pytest.raises(KeyboardInterrupt, match=wanted):
         loop(run.steps(9, every=every, resume="run --resume"), body)
+    assert (
+        capfd.readouterr().err
+        == "\nstopping when this step is done and saved; a second Ctrl-C stops at once\n"
+    )
     assert done == [1, 2, 3]
     assert numbers(tmp_path)[-1] == 3
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -5,7 +5,7 @@ import shlex
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Steps:
 
 @contextmanager
 def _noted_signals() -> Iterator[list[int]]:
-    """Note the first SIGINT or SIGTERM in a list; a second one does what it would have done before."""
+    """Note the first SIGINT or SIGTERM in a list, and say so; a second does what it did before."""
     noted: list[int] = []
     before: dict[int, Any] = {}
     process = os.getpid()
@@ -55,6 +55,8 @@ def _noted_signals() -> Iterator[list[int]]:
             put_back()
             signal.raise_signal(number)
         noted.append(number)
+        with suppress(OSError):  # past sys.stderr, which may be in the middle of a write of its own
+            os.write(2, b"\nstopping when this step is done and saved; a second Ctrl-C stops at once\n")
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):

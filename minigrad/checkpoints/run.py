@@ -251,9 +251,10 @@ class Checkpoints:
         """The numbers of the steps that are left, up to `total`: from 1, or from what was restored.
 
         A step is done when the body of the loop is. After every so many of them, and the last, it is saved.
-        At the first Ctrl-C (or SIGTERM) the step is made to its end and saved, and `KeyboardInterrupt`
-        says so; a second one interrupts at once. This needs the main thread, where Python handles signals,
-        and leaves those alone that are ignored. `break` and errors save nothing.
+        At the first Ctrl-C (or SIGTERM) a line on standard error says that it was heard; the step is made to
+        its end and saved, and `KeyboardInterrupt` says so. A second one interrupts at once.
+        This needs the main thread, where Python handles signals, and leaves those alone that are ignored.
+        `break` and errors save nothing.
 
         Args:
             total: how many steps there are in all.
