@@ -437,6 +437,17 @@ def test_an_older_one_restored_does_not_overwrite_the_later_ones(tmp_path):
     assert numbers(tmp_path / "run") == [1, 2, 3]
 
 
+def test_the_model_of_the_best_one_alone(tmp_path):
+    model = nn.Linear(2, 1)
+    run = mg.Checkpoints(tmp_path, best="min", keep=1, model=model, log=[])
+    best = model.state_dict()
+    run.save(1, 0.5)
+    model.load_state_dict({"weight": np.zeros((1, 2)), "bias": np.zeros(1)})
+    run.save(2, 0.75)
+    model.load_state_dict(mg.load(run.path("best"))["model"])
+    assert all((array == best[name]).all() for name, array in model.state_dict().items())
+
+
 def test_one_of_another_folder_gives_no_right_to_this_one(tmp_path):
     mg.Checkpoints(tmp_path / "a").save(5)
     mg.Checkpoints(tmp_path / "b").save(5)

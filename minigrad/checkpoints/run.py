@@ -35,8 +35,12 @@ class Checkpoints:
     Not saved are gradients, whether a module is in training mode, buffers that are not persistent, and how
     many steps an optimizer has skipped.
 
+    One file is what `mg.load` gives back as a dict: `mg.load(run.path("best"))["model"]` is the state of the
+    model alone.
+
     On the same machine, with the same libraries and as many threads, a run that was restored goes on as if it
-    had never stopped, to the last bit. Devices may change: state dicts are NumPy's.
+    had never stopped, to the last bit. Devices may change: state dicts are NumPy's. Settings of an
+    optimizer or a schedule, such as `lr` and `T_max`, are restored, too, whatever they are in this program.
 
     Nothing of another run is ever overwritten or removed: where the folder has checkpoints that this run has
     not saved, nor found there up to the one that it restored, it is refused, at the beginning if they are
@@ -90,7 +94,8 @@ class Checkpoints:
             if not is_part(part):
                 raise TypeError(
                     f"Checkpoints: {name!r} is {type(part).__name__}, which has no state_dict and "
-                    "load_state_dict, and is no dict, list, numpy.random.Generator, number or string"
+                    "load_state_dict, and is no dict, list, numpy.random.Generator, number or string "
+                    "(put an array into a dict)"
                 )
         self.folder = Path(os.path.abspath(folder))
         self.step = 0
@@ -198,7 +203,10 @@ class Checkpoints:
         """Make all parts, and the random numbers, what they were in a checkpoint.
 
         Args:
-            which: "last", "best", or the path of a checkpoint.
+            which: "last", "best", or the path of a checkpoint, also of another folder.
+
+        From one that is not the last a run does not go on in this folder, where the later ones would be mixed
+        with its own, but in another: `Checkpoints("other", …).restore(run.path("best"))`.
 
         Returns:
             How many steps were done; 0, with nothing changed, if the last one is wanted and there is none.
