@@ -433,7 +433,7 @@ def test_threads_that_save_at_once(tmp_path):
 def test_what_others_write_is_left_alone(tmp_path):
     path, other = tmp_path / "x", tmp_path / "y"
     alive, _, of_another = leave_behind(path), leave_behind(path, 1), leave_behind(other)
-    similar = tmp_path / ".minigrad-notes"
+    similar = tmp_path / alive.name.replace(".", "x", 1)
     similar.write_text("mine")
     with alive.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -21,7 +21,7 @@ try:
 except ImportError:  # Windows has no such locks: what a killed process leaves there stays
     fcntl: Any = None
 
-_TEMPORARY = re.compile(".minigrad-([0-9a-f]{8})-[0-9a-f]{16}")
+_TEMPORARY = re.compile(r"\.minigrad-([0-9a-f]{8})-[0-9a-f]{16}")
 _MOST = 1 << 26  # bytes for one call: macOS takes less than 2 GB, and Ctrl-C waits for the end of it
 
 
