@@ -104,3 +104,8 @@ def __getattr__(name: str) -> Any:
 
     found = importlib.import_module(f".{module}", __name__)
     return found if name == module else getattr(found, name)
+
+
+def __dir__() -> list[str]:
+    """All names, also of what is not imported yet: completion shows them."""
+    return sorted({*globals(), *__all__})

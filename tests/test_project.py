@@ -8,6 +8,8 @@ import inspect
 import pkgutil
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import functions_page
@@ -229,3 +231,10 @@ def test_char_gpt(tmp_path, monkeypatch, capsys):
         module.main([*resume, "--seed", "5", "--steps", "30"])
     with pytest.raises(FileExistsError):
         module.main([*begin, "--save", str(saved)])
+
+
+def test_completion_shows_what_is_imported_late():
+    """In a process of its own: in this one it may have been imported."""
+    code = "import minigrad as mg; print({*mg.__all__} - {*dir(mg)})"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert shown.stdout == "set()\n"
