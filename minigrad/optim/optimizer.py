@@ -191,6 +191,7 @@ class Optimizer:
             if names:
                 counting.append(run)
         changes += counted(counting, 1)
+        # Before the values: if Ctrl-C comes between, a graph from before refuses backward, which is safe.
         for _, run in due:
             for p in run.params:
                 p.home.version += 1  # pyright: ignore[reportOptionalMemberAccess] - a leaf has one
