@@ -4,7 +4,7 @@ A tensor is a value: no operation changes an array that somebody else may hold. 
 `x[i] = v` give `x` a new value, and what was computed from the old one keeps the old one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
@@ -22,6 +22,16 @@ def _backend(x: Variable) -> Backend:
     found = of(x._data)
     assert found is not None
     return found
+
+
+def _used_up(gradients: list[Any]) -> Iterator[Any]:
+    """What is in the list, which keeps nothing of it.
+
+    To be had only when all hooks have been called: they may add to the `.grad` of a leaf, too.
+    """
+    gradients.reverse()
+    while gradients:
+        yield gradients.pop()
 
 
 class Tensor(Operators):
@@ -212,14 +222,14 @@ class Tensor(Operators):
                         "grad",
                         wrap(g._data, g.node, g.home) if leaf.grad is None else leaf.grad + g,
                     )
-                    for leaf, g in gradients({self.node: given}, True, True)
+                    for leaf, g in _used_up([*gradients({self.node: given}, True, True)])
                 ]
             at_once(changes)
         else:
             at_once(
                 [
                     (setattr, leaf, "grad", wrap(as_array(g if leaf.grad is None else leaf.grad._data + g)))
-                    for leaf, g in gradients({self.node: given._data}, retain_graph)
+                    for leaf, g in _used_up([*gradients({self.node: given._data}, retain_graph)])
                 ]
             )
 

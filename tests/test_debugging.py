@@ -55,6 +55,20 @@ def test_hooks_on_leaves_come_before_the_sum():
     assert mg.autograd.grad(x.sum(), x)[0].tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_backward_in_a_hook_adds_to_gradients_that_are_there_by_then(first):
+    leaves = leaf(1.0), leaf(1.0)
+
+    def also(g):
+        hook.remove()
+        with mg.enable_grad():
+            (leaves[0] * 100 + leaves[1] * 100).sum().backward()
+
+    hook = leaves[first].register_hook(also)
+    (leaves[0] * 2 + leaves[1] * 3).sum().backward()
+    assert [x.grad.tolist() for x in leaves] == [[102.0], [103.0]]
+
+
 def test_hooks_run_in_order_and_on_one_tensor_alone():
     x = leaf(1.0)
     y, other = x * 2, x * 3
