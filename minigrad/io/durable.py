@@ -81,10 +81,15 @@ def _checksum(name: str) -> str:
 
 
 def _remove_if_left(temporary: str) -> None:
-    flags = os.O_RDWR | os.O_NOFOLLOW
-    with open(temporary, "r+b", buffering=0, opener=lambda path, _: os.open(path, flags)) as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error if a writer holds it
+    try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW)
+    except PermissionError:  # it was to replace a file that may only be read
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error if a writer holds it
         os.unlink(temporary)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -169,4 +174,6 @@ def alone_in(folder: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        with suppress(OSError):  # closing is not enough if a fork has come to hold it, too
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
