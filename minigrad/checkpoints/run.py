@@ -178,8 +178,14 @@ class Checkpoints:
         with durable.alone_in(str(self.folder)):
             self._refuse_others()
             durable.sweep(str(self.folder))  # what was left by a process that was killed in another step
-            save(self._path(step), head | {name: state_of(part) for name, part in self._parts.items()})
+            tree = head | {name: state_of(part) for name, part in self._parts.items()}
             self._own.add(step)
+            try:
+                save(self._path(step), tree)
+            except BaseException:  # after the last step of saving, the file is there, and this run's
+                if not self._path(step).exists():
+                    self._own.discard(step)
+                raise
             self._saved = self.step = step
             self._remove_old()
         return self._path(step)
