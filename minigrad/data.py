@@ -3,6 +3,7 @@
 import gzip
 import math
 import os
+import reprlib
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -129,20 +130,26 @@ class batches:  # noqa: N801 - it is used as a function
             raise ValueError(f"batches: a state is what state_dict() gives, a dict with {list(own)}")
         for key in ("rows", "size", "shuffle", "drop_last"):
             if state_dict[key] != own[key]:
-                raise ValueError(f"batches: {key} is {own[key]}, and was {state_dict[key]!r} when saved")
+                raise ValueError(
+                    f"batches: {key} is {own[key]}, and was {reprlib.repr(state_dict[key])} when saved"
+                )
         this, stream = state_dict["pass"], state_dict["random"]
         if (stream is None) != (self._random is None):
             raise ValueError("batches: one of the saved batches and these has a seed, the other has none")
         if this is not None:
             known = isinstance(this, Mapping) and set(this) == {"given", "order"}
             if not known or type(this["given"]) is not int or not 1 <= this["given"] <= len(self):
-                raise ValueError(f"batches: the saved pass must be one of {len(self)} batches, got {this!r}")
+                raise ValueError(
+                    f"batches: the saved pass must be one of {len(self)} batches, got {reprlib.repr(this)}"
+                )
         states = [stream] if self._random else []
         if this is not None and self.shuffle:
             states.append(this["order"])
         for state in states:
             if not isinstance(state, Mapping):
-                raise ValueError(f"batches: a saved state of random numbers must be a dict, got {state!r}")
+                raise ValueError(
+                    f"batches: a saved state of random numbers must be a dict, got {reprlib.repr(state)}"
+                )
             with random.fork(state):  # which refuses what is no state
                 pass
         self._random, self._pass = stream and dict(stream), None

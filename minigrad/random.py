@@ -11,6 +11,7 @@ is drawn as such, from half as many bits, which is faster.
 import math
 import operator
 import os
+import reprlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,16 +114,19 @@ def _read(op: str, state: Any) -> Any:
     """A state as NumPy has it."""
     names = ["bit_generator", *_LIMITS]
     if not isinstance(state, Mapping) or set(state) != set(names):
-        raise ValueError(f"{op}: a state is what get_state() gives, a dict with {names}; got {state!r}")
+        raise ValueError(
+            f"{op}: a state is what get_state() gives, a dict with {names}; got {reprlib.repr(state)}"
+        )
     if state["bit_generator"] != "PCG64":
-        raise ValueError(f"{op}: the state must be one of PCG64, got {state['bit_generator']!r}")
+        raise ValueError(f"{op}: the state must be one of PCG64, got {reprlib.repr(state['bit_generator'])}")
     numbers = {}
     for name, limit in _LIMITS.items():
         text = state[name]
         digits = isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 40
         if not (digits and int(text) < limit):
             raise ValueError(
-                f"{op}: {name!r} must be the digits of an integer from 0 to {limit - 1}, got {text!r}"
+                f"{op}: {name!r} must be the digits of an integer from 0 to {limit - 1}, "
+                f"got {reprlib.repr(text)}"
             )
         numbers[name] = int(text)
     if numbers["inc"] % 2 == 0:

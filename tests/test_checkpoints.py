@@ -387,6 +387,117 @@ def test_new_folders_are_made_to_last(tmp_path, monkeypatch):
     assert made == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
 
 
+def test_what_an_error_left_whole_is_of_this_run(tmp_path, monkeypatch):
+    """The file had its name when the folder could not be made to last."""
+    run = mg.Checkpoints(tmp_path)
+
+    def fail(folder):
+        raise OSError("no disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("minigrad.io.durable.sync_folder", fail)
+        with pytest.raises(OSError, match="no disk"):
+            run.save(1)
+    run.save(1)
+    run.save(2)
+    assert numbers(tmp_path) == [1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_process_that_was_forked_while_saving_holds_no_lock(tmp_path):
+    class Forking:
+        child = 0
+
+        def state_dict(self):
+            if not self.child:
+                self.child = os.fork()
+                if not self.child:
+                    threading.Event().wait(60)
+                    os._exit(0)
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    part = Forking()
+    run = mg.Checkpoints(tmp_path, part=part)
+    try:
+        run.save(1)
+        saving = threading.Thread(target=run.save, args=(2,), daemon=True)
+        saving.start()
+        saving.join(20)
+        assert numbers(tmp_path) == [1, 2]
+    finally:
+        os.kill(part.child, signal.SIGKILL)
+        os.waitpid(part.child, 0)
+
+
+def changed(folder: Path, parts: dict[str, Any], change: Any) -> None:
+    """Save, make a change to the file, and restore."""
+    path = mg.Checkpoints(folder, **parts).save(1)
+    tree = mg.load(path)
+    change(tree)
+    mg.save(path, tree)
+    mg.Checkpoints(folder, **parts).restore()
+
+
+@pytest.mark.parametrize("at", [-1, 625, 10**8, 1.0, True])
+def test_no_random_numbers_from_beyond_what_a_stream_has_in_store(tmp_path, at):
+    """NumPy would read there, and the process would end."""
+    with pytest.raises(ValueError, match="'random' does not fit: its 'pos' must be from 0 to 624"):
+        changed(tmp_path, {}, lambda tree: tree["random"]["numpy"]["state"].update(pos=at))
+    part = {"rng": np.random.Generator(np.random.MT19937(0))}
+    with pytest.raises(ValueError, match="'rng' does not fit: its 'pos'"):
+        changed(tmp_path / "a", part, lambda tree: tree["rng"]["state"].update(pos=at))
+    part = {"rng": np.random.Generator(np.random.Philox(0))}
+    with pytest.raises(ValueError, match="'rng' does not fit: its 'buffer_pos'"):
+        changed(tmp_path / "b", part, lambda tree: tree["rng"].update(buffer_pos=at))
+
+
+def laughs() -> Any:
+    tree: Any = [1.0]
+    for _ in range(60):
+        tree = [tree, tree]
+    return tree
+
+
+LAUGHS = {
+    "fixed": (("lr",), "it is 0.1, and was"),
+    "optimizer": (("opt", "param_groups", 0, "lr"), "lr must be"),
+    "its arrays": (("opt", "state", 0, "momentum_buffer"), "a list, and no array"),
+    "schedule": (("schedule", "step_size"), "step_size must be"),
+    "random": (("random", "minigrad", "inc"), "'inc' must be"),
+    "batches": (("data", "pass"), "the saved pass must be"),
+    "module": (("model", "weight"), "its weight is an array, and was a list"),
+}
+
+
+@pytest.mark.parametrize(("place", "message"), LAUGHS.values(), ids=LAUGHS)
+def test_no_message_has_all_of_what_is_in_a_small_file_very_often(tmp_path, place, message):
+    """To write out 2 ** 60 numbers would take for ever."""
+    model = nn.Linear(2, 1)
+    optimizer = mg.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(mg.ones(2)).sum().backward()
+    optimizer.step()
+    schedule = mg.optim.StepLR(optimizer, 1)
+    data = mg.data.batches(np.zeros(6), size=2)
+    parts = {"lr": 0.1, "model": model, "opt": optimizer, "schedule": schedule, "data": data}
+
+    def change(tree):
+        for key in place[:-1]:
+            tree = tree[key]
+        tree[place[-1]] = laughs()
+
+    with pytest.raises(ValueError, match=message):
+        changed(tmp_path, parts, change)
+
+
+def test_a_module_takes_arrays_alone_from_a_file(tmp_path):
+    mg.save(tmp_path / "x", {"weight": laughs(), "bias": laughs()})
+    with pytest.raises(TypeError, match="'weight', which is no array, but a list"):
+        nn.Linear(2, 2).load_state_dict(tmp_path / "x")
+
+
 def test_a_damaged_last_one_is_named_and_no_older_one_taken(tmp_path):
     log = [1]
     run = mg.Checkpoints(tmp_path, best="max", log=log)

@@ -2,6 +2,7 @@
 
 import copy
 import random as random_of_python
+import reprlib
 from typing import Any
 
 import numpy
@@ -26,6 +27,7 @@ class Streams:
         random.set_state(state["minigrad"])
         python = state["python"]
         random_of_python.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+        _check_stream(state["numpy"])
         numpy.random.set_state(state["numpy"])  # noqa: NPY002
 
 
@@ -59,6 +61,7 @@ def set_state(part: Any, state: Any, now: Any) -> None:
             _check_dtypes(state, now)
         part.load_state_dict(state)
     elif isinstance(part, numpy.random.Generator):
+        _check_stream(state)
         part.bit_generator.state = state
     elif isinstance(part, dict):
         _check_kind(state, dict)
@@ -67,8 +70,33 @@ def set_state(part: Any, state: Any, now: Any) -> None:
     elif isinstance(part, list):
         _check_kind(state, list)
         part[:] = state
-    elif repr(part) != repr(state):  # by which NaN is what it was, and True is not 1
-        raise ValueError(f"it is {part!r}, and was {state!r}")
+    elif not _same(part, state):
+        raise ValueError(f"it is {reprlib.repr(part)}, and was {reprlib.repr(state)}")
+
+
+def _same(part: Any, state: Any) -> bool:
+    """Whether NaN is what it was, and no 1 was True; not asking more of `state` than the part is large."""
+    if not isinstance(part, tuple):
+        return type(part) is type(state) and repr(part) == repr(state)
+    return (
+        isinstance(state, tuple)
+        and len(part) == len(state)
+        and all(_same(one, other) for one, other in zip(part, state, strict=True))
+    )
+
+
+# How far a stream of NumPy's can be in what it has in store. NumPy believes all numbers, and reads there.
+_STORES = {"pos": 624, "buffer_pos": 4}
+
+
+def _check_stream(state: Any) -> None:
+    _check_kind(state, dict)
+    inside = state.get("state")
+    for values in (state, inside if isinstance(inside, dict) else {}):
+        for key, most in _STORES.items():
+            at = values.get(key, 0)
+            if type(at) is not int or not 0 <= at <= most:
+                raise ValueError(f"its {key!r} must be from 0 to {most}, and was {reprlib.repr(at)}")
 
 
 def _check_kind(state: Any, kind: type) -> None:
@@ -80,5 +108,9 @@ def _check_dtypes(state: dict[Any, Any], now: dict[Any, Any]) -> None:
     """A module would convert what it loads; but then it would not go on as it did."""
     for key, value in state.items():
         old = now.get(key)
-        if isinstance(value, numpy.ndarray) and isinstance(old, numpy.ndarray) and value.dtype != old.dtype:
+        if not isinstance(old, numpy.ndarray):
+            continue
+        if not isinstance(value, numpy.ndarray):
+            raise TypeError(f"its {key} is an array, and was a {type(value).__name__}")
+        if value.dtype != old.dtype:
             raise TypeError(f"its {key} is {old.dtype}, and was {value.dtype}")

@@ -45,6 +45,12 @@ def loaded(
             raise TypeError(
                 f"load_state_dict: {str(path)!r} holds no arrays by name, but a {type(state_dict).__name__}"
             )
+        for name, value in state_dict.items():
+            if not isinstance(value, (Tensor, numpy.ndarray)):
+                kind = type(value).__name__
+                raise TypeError(
+                    f"load_state_dict: {str(path)!r} has {name!r}, which is no array, but a {kind}"
+                )
     own = named(module)
     found = {own[name] for name in own if name in state_dict}
     # Files from before torch 0.4.1 have no counts of batches, and torch asks none of a plain dict either.

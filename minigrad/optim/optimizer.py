@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from operator import is_not
 from types import MappingProxyType
@@ -127,7 +128,7 @@ class Optimizer:
         except TypeError:
             fits = False
         if not fits:
-            raise ValueError(f"{type(self).__name__}: {key} must {rule}, got {group[key]!r}")
+            raise ValueError(f"{type(self).__name__}: {key} must {rule}, got {reprlib.repr(group[key])}")
 
     # --- stepping ----------------------------------------------------------------------------------
 

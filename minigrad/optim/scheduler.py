@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 import operator
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Self
@@ -97,7 +98,7 @@ class LRScheduler:
     def _require(self, key: str, fits: bool, rule: str) -> None:
         if not fits:
             name, value = key.removeprefix("_"), getattr(self, key)
-            raise ValueError(f"{type(self).__name__}: {name} must be {rule}, got {value!r}")
+            raise ValueError(f"{type(self).__name__}: {name} must be {rule}, got {reprlib.repr(value)}")
 
     def _whole(self, key: str, least: int) -> None:
         number = _index(getattr(self, key))

@@ -112,6 +112,8 @@ def _values(
         raise ValueError(f"{name}: the saved state of parameter {n} lacks {missing}")
     dtype = wide(numpy_dtype(name, p))
     for key, value in arrays.items():
+        if isinstance(value, (list, tuple, dict)):  # which may be in itself many times
+            raise ValueError(f"{name}: {key!r} of parameter {n} is a {type(value).__name__}, and no array")
         try:
             array = ops.asarray(value).numpy() if isinstance(value, Tensor) else numpy.asarray(value)
         except (TypeError, RuntimeError) as error:  # a tensor of torch that NumPy cannot have
