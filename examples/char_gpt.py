@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     place.add_argument("--resume", metavar="FOLDER", help="go on from the last checkpoint there")
     options = parser.parse_args(arguments)
     if options.resume:  # with the settings that it was begun with
-        parser.set_defaults(**dict(mg.load(mg.Checkpoints(options.resume).path())["settings"]))
+        parser.set_defaults(**dict(mg.io.outline(mg.Checkpoints(options.resume).path())["settings"]))
         options = parser.parse_args(arguments)
     if options.steps < 1 or options.every < 1:
         parser.error("--steps and --every must be at least 1")
@@ -238,6 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
 if __name__ == "__main__":
     try:
         main()
+    except (FileExistsError, FileNotFoundError) as error:
+        sys.exit(f"--save or --resume: {error}")
     except KeyboardInterrupt as stopped:
-        print(f"\n{stopped}", file=sys.stderr)
+        print(f"\n{str(stopped) or 'stopped'}", file=sys.stderr)
         sys.exit(130)

@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     place.add_argument("--resume", metavar="FOLDER", help="go on from the last checkpoint there")
     options = parser.parse_args(arguments)
     if options.resume:  # with the settings that it was begun with
-        parser.set_defaults(**dict(mg.load(mg.Checkpoints(options.resume).path())["settings"]))
+        parser.set_defaults(**dict(mg.io.outline(mg.Checkpoints(options.resume).path())["settings"]))
         options = parser.parse_args(arguments)
     if options.epochs < 1 or options.hidden < 1:
         parser.error("--epochs and --hidden must be at least 1")
@@ -134,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     batches = mg.data.batches(x_train, y_train, size=32, seed=options.seed)
     schedule = mg.optim.CosineAnnealingLR(optimizer, options.epochs * len(batches))
 
+    history: list[float] = []  # the mean loss of each epoch
     folder = options.resume or options.save or mg.Checkpoints.unused("series_run")
     run = mg.Checkpoints(
         folder,
@@ -141,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
         optimizer=optimizer,
         schedule=schedule,
         data=batches,
+        history=history,
         settings=tuple((name, getattr(options, name)) for name in ("cell", "hidden", "epochs", "seed")),
     )
     first = run.restore() if options.resume else 0
@@ -163,7 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
             schedule.step()
             losses.append(loss.item())
         accuracy = (beliefs(model, x_test).argmax(axis=-1) == truth).mean(axis=1)
-        progress.set_postfix(loss=f"{np.mean(losses):.3f}", accuracy=f"{accuracy[-1]:.4f}")
+        history.append(float(np.mean(losses)))
+        progress.set_postfix(loss=f"{history[-1]:.3f}", accuracy=f"{accuracy[-1]:.4f}")
     seconds = time.perf_counter() - start
 
     p = beliefs(model, x_test)
@@ -171,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     alone = [row_alone(split, row) for row in range(ROWS)]
     draw(options.out, accuracy, alone, split[1], p)
     print(f"{options.cell} on {options.backend}: {run.step - first} epochs in {seconds:.1f} s")
+    print(f"training loss {history[-1]:.3f}, and {history[0]:.3f} in the first epoch")
     print("rows read, accuracy, and that of the last of these rows alone (logistic regression):")
     for row in range(ROWS):
         print(f"{row + 1:9}  {accuracy[row]:8.3f}  {alone[row]:.3f}")
@@ -182,6 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
 if __name__ == "__main__":
     try:
         main()
+    except (FileExistsError, FileNotFoundError) as error:
+        sys.exit(f"--save or --resume: {error}")
     except KeyboardInterrupt as stopped:
-        print(f"\n{stopped}", file=sys.stderr)
+        print(f"\n{str(stopped) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
