@@ -811,3 +811,25 @@ def test_a_stop_when_another_run_has_come_to_save_in_the_folder(tmp_path, monkey
         loop(run.steps(5, every=None, resume="train --resume FOLDER now"), body)
     assert mg.load("a run/step-2.safetensors")["log"] == [2]
     assert mg.load("a run_2/step-2.safetensors")["log"] == [1]
+
+
+def test_a_run_with_settings_that_no_load_would_take_is_put_back(tmp_path):
+    """It has come to a rate that is NaN, and what it is to restore does not fit."""
+    x = mg.ones(2, requires_grad=True)
+    optimizer, log = mg.optim.SGD([x], lr=0.1), [1]
+    schedule = mg.optim.StepLR(optimizer, 3)
+    path = mg.Checkpoints(tmp_path, optimizer=optimizer, schedule=schedule, log=log, n=1).save(1)
+    optimizer.param_groups[0]["lr"] = float("nan")
+    log[:] = [2]
+    schedule.last_epoch = 7
+    with pytest.raises(ValueError, match="'n' does not fit"):
+        mg.Checkpoints(tmp_path, optimizer=optimizer, schedule=schedule, log=log, n=2).restore(path)
+    assert np.isnan(optimizer.param_groups[0]["lr"])
+    assert (log, schedule.last_epoch) == ([2], 7)
+
+
+def test_what_cannot_be_saved_is_known_before_the_first_step(tmp_path):
+    run = mg.Checkpoints(tmp_path / "run", log=[b"bytes"])
+    with pytest.raises(TypeError, match=r"tree\['log'\]\[0\] is a builtins.bytes"):
+        run.steps(3, every=None)
+    assert not (tmp_path / "run").exists()

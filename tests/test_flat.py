@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import use_kernels
 
 import minigrad as mg
 from minigrad import nn
@@ -630,3 +631,17 @@ def test_zero_grad_with_zeros():
     assert all(not p.grad.numpy().any() and p.grad.shape == p.shape for p in params if p.grad is not None)
     optimizer.zero_grad()
     assert all(p.grad is None for p in params)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_gradient_that_is_a_parameter_of_another_group(on, monkeypatch):
+    """It counts as it was before the step, whichever group comes first."""
+    use_kernels(monkeypatch, on)
+    p, q = mg.tensor([1.0, 2.0], requires_grad=True), mg.tensor([4.0, 8.0], requires_grad=True)
+    optimizer = mg.optim.SGD([{"params": [p]}, {"params": [q]}], lr=0.5)
+    p.grad, q.grad = mg.zeros(2), mg.zeros(2)
+    optimizer.step()
+    p.grad, q.grad = q.detach(), p.detach()
+    optimizer.step()
+    assert p.tolist() == [-1, -2]
+    assert q.tolist() == [3.5, 7]

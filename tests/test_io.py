@@ -674,3 +674,17 @@ def test_loading_a_long_header_takes_some_times_its_size(tmp_path):
     with (tmp_path / "x").open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     assert len(header) == 5_001
+
+
+def test_dicts_of_very_many_numbers_are_refused(tmp_path):
+    """They can be made so that a dict of them takes for ever."""
+    mg.save(tmp_path / "some", dict.fromkeys(range(20000)))
+    assert len(mg.load(tmp_path / "some")) == 20_000
+    with pytest.raises(ValueError, match="over 20000 numbers as keys"):
+        mg.save(tmp_path / "many", [dict.fromkeys(range(20001))])
+
+
+def test_the_name_of_a_folder(tmp_path):
+    with pytest.raises(IsADirectoryError, match="name of a folder"):
+        mg.save(f"{tmp_path}/new/", 1)
+    assert os.listdir(tmp_path) == []

@@ -3,11 +3,14 @@
 import copy
 import random as random_of_python
 import reprlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy
 
 from .. import random
+from ..atomic import restoring
+from ..optim import LRScheduler, Optimizer
 
 
 class Streams:
@@ -44,18 +47,29 @@ def _is_fixed(part: Any) -> bool:
     return part is None or isinstance(part, (bool, int, float, str))
 
 
-def state_of(part: Any, copied: bool = False) -> Any:
-    """What to save of a part, or to put back."""
+def state_of(part: Any) -> Any:
+    """What to save of a part."""
     if hasattr(part, "state_dict"):
-        return copy.deepcopy(part.state_dict()) if copied else part.state_dict()
+        return part.state_dict()
     if isinstance(part, numpy.random.Generator):
         return part.bit_generator.state
     return copy.copy(part)
 
 
-def set_state(part: Any, state: Any, now: Any) -> None:
-    """Make a part what it was, from what it is now. Raises errors of any kind if the state does not fit."""
+def way_back(part: Any) -> Callable[[], Any]:
+    """What makes a part again what it is now, whatever settings it has come to."""
+    if isinstance(part, Optimizer):
+        return restoring(vars(part))
+    if isinstance(part, LRScheduler):
+        return restoring(*part._dicts())
+    now = copy.deepcopy(state_of(part)) if hasattr(part, "state_dict") else state_of(part)
+    return lambda: set_state(part, now)
+
+
+def set_state(part: Any, state: Any) -> None:
+    """Make a part what it was. Raises errors of any kind if the state does not fit."""
     if hasattr(part, "state_dict"):
+        now = part.state_dict()
         if isinstance(now, dict):
             _check_kind(state, dict)
             _check_dtypes(state, now)

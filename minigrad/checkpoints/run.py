@@ -4,12 +4,14 @@ import math
 import operator
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..io import FormatError, durable, load, outline, save
+from ..io.tree import flattened
 from .loop import Steps
-from .parts import Streams, is_part, set_state, state_of
+from .parts import Streams, is_part, set_state, state_of, way_back
 
 _NAME = re.compile(r"step-(0|[1-9][0-9]*)\.safetensors")
 
@@ -84,7 +86,7 @@ class Checkpoints:
         best: str | None = None,
         **parts: Any,
     ):
-        if keep is not None and (not isinstance(keep, int) or keep < 1):
+        if keep is not None and (type(keep) is not int or keep < 1):
             raise ValueError(f"Checkpoints: keep must be a whole number from 1 up, or None, got {keep!r}")
         if best not in ("max", "min", None):
             raise ValueError(f"Checkpoints: best must be 'max', 'min' or None, got {best!r}")
@@ -173,12 +175,11 @@ class Checkpoints:
         step = operator.index(step)
         if step < 0:
             raise ValueError(f"Checkpoints: a step must be a number from 0 up, got {step}")
-        head = {"step": step, "score": None if score is None else float(score)}
         durable.make_folder(str(self.folder))
         with durable.alone_in(str(self.folder)):
             self._refuse_others()
             durable.sweep(str(self.folder))  # what was left by a process that was killed in another step
-            tree = head | {name: state_of(part) for name, part in self._parts.items()}
+            tree = self._tree(step, score)
             self._own.add(step)
             try:
                 save(self._path(step), tree)
@@ -189,6 +190,10 @@ class Checkpoints:
             self._saved = self.step = step
             self._remove_old()
         return self._path(step)
+
+    def _tree(self, step: int, score: Any) -> dict[str, Any]:
+        head = {"step": step, "score": None if score is None else float(score)}
+        return head | {name: state_of(part) for name, part in self._parts.items()}
 
     def _remove_old(self) -> None:
         steps = self._steps()
@@ -230,15 +235,16 @@ class Checkpoints:
         except FormatError as error:
             raise FormatError(f"{error}; move it away, and restore() goes on from the one before") from error
         self._check(path, tree)
-        before = {name: state_of(part, copied=True) for name, part in self._parts.items()}
+        ways_back = {name: way_back(part) for name, part in self._parts.items()}
         begun: list[str] = []
         try:
             for name, part in self._parts.items():
                 begun.append(name)
-                set_state(part, tree[name], before[name])
+                set_state(part, tree[name])
         except BaseException as error:
-            for name in begun:
-                set_state(self._parts[name], before[name], before[name])
+            lost = [name for name in begun if not _went(ways_back[name])]
+            if lost:
+                error.add_note(f"Checkpoints: {lost} could not be put back to what they were")
             if not isinstance(error, Exception):
                 raise
             why = error.args[0] if error.args else error  # a KeyError as text would be in quotes
@@ -265,10 +271,12 @@ class Checkpoints:
         """The numbers of the steps that are left, up to `total`: from 1, or from what was restored.
 
         A step is done when the body of the loop is. After every so many of them, and the last, it is saved.
-        At the first Ctrl-C (or SIGTERM) a line on standard error says that it was heard; the step is made to
-        its end and saved, and `KeyboardInterrupt` says so. A second one interrupts at once.
-        This needs the main thread, where Python handles signals, and leaves those alone that are ignored.
-        `break` and errors save nothing.
+        Take batches in the body, or by `zip(run.steps(…), batches)`: `zip(batches, run.steps(…))` would take
+        one before the step before it is saved, and lose it.
+
+        At the first Ctrl-C (or SIGTERM) the step is made to its end and saved, and `KeyboardInterrupt`
+        says so; a second one interrupts at once. This needs the main thread, where Python handles signals,
+        and leaves those alone that are ignored. `break` and errors save nothing.
 
         Args:
             total: how many steps there are in all.
@@ -281,6 +289,7 @@ class Checkpoints:
         if every is not None and (not isinstance(every, int) or every < 1):
             raise ValueError(f"Checkpoints: every must be a whole number from 1 up, or None, got {every!r}")
         self._refuse_others()
+        flattened(self._tree(self.step, None))  # what cannot be saved is an error now, and not after hours
         return Steps(self, operator.index(total), every, resume)
 
     def _save_once(self, step: int, anywhere: bool = False) -> None:
@@ -294,6 +303,14 @@ class Checkpoints:
                 raise
             self.folder = Path(self.unused(str(self.folder)))
             self.save(step)
+
+
+def _went(way_back: Callable[[], Any]) -> bool:
+    try:
+        way_back()
+    except Exception:  # of an object of the user's; the others are to be put back all the same
+        return False
+    return True
 
 
 def _score(path: Path) -> float | None:

@@ -12,7 +12,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from errno import EINVAL, ENOENT, ENOTSUP
+from errno import EINVAL, EISDIR, ENOENT, ENOTSUP
 from io import FileIO
 from typing import Any
 
@@ -34,6 +34,8 @@ def replace(path: str | os.PathLike[str], parts: Iterable[Any]) -> None:
     Raises `OSError` where the system does; the old file, or that there is none, is then as it was, except
     that a failure after the last step, that of making the new name durable, leaves the new one.
     """
+    if os.fsdecode(path).endswith(os.sep):
+        raise IsADirectoryError(EISDIR, "save: this is the name of a folder", os.fsdecode(path))
     target = os.path.realpath(os.fsdecode(path))
     try:
         old = os.stat(target)

@@ -16,7 +16,7 @@ import math
 import re
 import reprlib
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy
@@ -27,6 +27,9 @@ from .safetensors import FormatError, check_text, dtype_name, dtype_of, numpy_dt
 
 DEEPEST = 100
 """How many dicts, lists and tuples there may be, one inside the other."""
+
+_MOST_NUMBERS = 20_000
+"""How many keys of a dict may be numbers: more can be made to collide so that it takes for ever."""
 
 _VERSION = 1
 
@@ -76,6 +79,10 @@ def flattened(tree: Any) -> tuple[str, dict[str, Array]]:
         if isinstance(value, dict):
             items = list(value.items())
             inside = [(_key(key, place), *visit(child, (*place, key))) for key, child in items]
+            if _too_many_numbers(value):
+                raise ValueError(
+                    f"save: {_text(place)} has over {_MOST_NUMBERS} numbers as keys: make two arrays of it"
+                )
             if all(type(key) is str for key, _ in items):
                 node = {key: child for key, child, _ in inside}
             else:
@@ -125,6 +132,10 @@ def _key(key: Any, place: Place) -> Any:
         f"save: {_text(place)} has the key {reprlib.repr(key)}, of type {type(key).__name__}; keys are "
         "strings, floats, integers of up to 64 bits, bools and None"
     )
+
+
+def _too_many_numbers(keys: Collection[Any]) -> bool:
+    return len(keys) > _MOST_NUMBERS and sum(type(key) in (int, float) for key in keys) > _MOST_NUMBERS
 
 
 def _may_be_key(value: Any) -> bool:
@@ -228,6 +239,10 @@ def rebuilt(text: str, leaf: Callable[[str, str], Any]) -> Any:
             case ["dict", *pairs] if all(type(pair) is list and len(pair) == 2 for pair in pairs):
                 values, height = inside([node for _, node in pairs], depth)
                 keys = [_read_key(key) for key, _ in pairs]
+                if _too_many_numbers(keys):
+                    raise FormatError(
+                        f"its structure has a dict with more than {_MOST_NUMBERS} numbers as keys"
+                    )
                 value = dict(zip(keys, values, strict=True))
                 if len(value) < len(keys):
                     raise FormatError("its structure has a dict with the same key twice")

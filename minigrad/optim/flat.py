@@ -48,6 +48,13 @@ def counted(runs: Sequence[Run], by: int) -> list[tuple[Any, ...]]:
     return [(setattr, flat, "steps", its) for flat, its in steps.items()]
 
 
+def detach_from_rows(runs: Sequence[Run]) -> None:
+    """Copy gradients that are views of a row, which another launch may overwrite before they are read."""
+    rows = {id(run.flat.row) for run in runs}
+    for run in runs:
+        run.grads = [g.copy() if id(getattr(g, "base", None)) in rows else g for g in run.grads]
+
+
 def wide(dtype: Any) -> Any:
     """The dtype of the state of parameters of `dtype`: float32 for float16, and else the same."""
     return numpy.dtype("float32") if str(dtype) == "float16" else dtype

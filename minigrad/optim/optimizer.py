@@ -16,7 +16,7 @@ from ..autograd import Leaf, grad_mode
 from ..backend import Array, is_floating
 from ..kernels import ElementwiseKernel
 from ..tensor import Tensor
-from .flat import Flat, Run, counted
+from .flat import Flat, Run, counted, detach_from_rows
 from .skipping import Verdict, judged
 from .state import OF_SCHEDULES, dumped, loaded, settings
 
@@ -182,6 +182,8 @@ class Optimizer:
                 self._skipped += 1
                 return loss
             due, verdict = answer
+        if len(due) > 1:
+            detach_from_rows([run for _, run in due])
         # All that can fail comes before the first change.
         changes: list[tuple[Any, ...]] = []
         counting: list[Run] = []
