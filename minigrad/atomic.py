@@ -54,7 +54,8 @@ class _Block:
     outer: "_Block | None"
 
 
-_innermost: "ContextVar[_Block | None]" = ContextVar("minigrad.innermost", default=None)
+_innermost: dict[ContextVar[Any], "ContextVar[_Block | None]"] = {}
+"""For each variable, the innermost block in which it has another value."""
 
 
 @contextmanager
@@ -65,15 +66,18 @@ def holding(variable: ContextVar[Any], value: Any) -> Iterator[None]:
     forgotten. By then outer blocks have ended, and given back what was before all of them: so it must not be
     given back once more.
     """
+    innermost = _innermost.get(variable) or _innermost.setdefault(
+        variable, ContextVar("minigrad.innermost", default=None)
+    )
     block = _Block()
-    block.outer = _innermost.get()
-    back = prepared([(variable.set, variable.get()), (_innermost.set, block.outer)])
+    block.outer = innermost.get()
+    back = prepared([(variable.set, variable.get()), (innermost.set, block.outer)])
     try:
-        _innermost.set(block)
+        innermost.set(block)
         variable.set(value)
         yield
     except GeneratorExit:  # what it is then; or a generator is closed inside of the block
-        if _in(block):
+        if _is_in(block, innermost.get()):
             back()
         raise
     except BaseException:
@@ -83,8 +87,8 @@ def holding(variable: ContextVar[Any], value: Any) -> Iterator[None]:
         back()
 
 
-def _in(block: _Block) -> bool:
-    now = _innermost.get()
+def _is_in(block: _Block, now: _Block | None) -> bool:
+    """Whether `now` is the block, or inside of it."""
     while now is not None and now is not block:
         now = now.outer
     return now is block
