@@ -98,8 +98,8 @@ def test_ctrl_c_at_any_place(name, record_property):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals as Unix has them")
 @pytest.mark.skipif(
-    sys.version_info >= (3, 12) and "PYTEST_XDIST_WORKER" in os.environ,
-    reason="there an interruption has ended the worker of xdist; alone it passes",
+    sys.version_info >= (3, 12),
+    reason="where other tests have traced calls before, signals are seen later there, and escape this test",
 )
 @pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="signals come to the main thread"
