@@ -175,11 +175,11 @@ class Checkpoints:
         step = operator.index(step)
         if step < 0:
             raise ValueError(f"Checkpoints: a step must be a number from 0 up, got {step}")
+        tree = self._tree(step, score)
         durable.make_folder(str(self.folder))
         with durable.alone_in(str(self.folder)):
             self._refuse_others()
             durable.sweep(str(self.folder))  # what was left by a process that was killed in another step
-            tree = self._tree(step, score)
             self._own.add(step)
             try:
                 save(self._path(step), tree)
