@@ -1,7 +1,10 @@
 """Small things that several test files use."""
 
 import gc
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +48,19 @@ def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(count) as pool:
         return [future.result() for future in [pool.submit(run, i) for i in range(count)]]
+
+
+def python(code: str, *arguments: str, **environment: str) -> str:
+    """What a fresh Python prints that runs `code`, with these modules to be imported; it must not fail."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    return done.stdout.strip()
 
 
 def use_kernels(monkeypatch: pytest.MonkeyPatch, on: bool) -> None:

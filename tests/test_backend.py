@@ -1,27 +1,15 @@
 """The switch, and moving between backends. Where CuPy is not to be had, a stand-in says what it says."""
 
-import os
-import subprocess
 import sys
 import types
 
 import numpy as np
 import pytest
-from helpers import take_grad
+from helpers import python, take_grad
 
 import minigrad as mg
 from minigrad import backend as current_name
 from minigrad.backend import get
-
-
-def python(code: str, **environment: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
 
 
 def test_switch():

@@ -12,6 +12,7 @@ from typing import Any
 import changes
 import numpy as np
 import pytest
+from helpers import python
 
 import minigrad as mg
 
@@ -71,18 +72,9 @@ def library(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("kernels", ["on", "off"])
 def test_any_request_may_fail(library, kernels, record_property):
     """Whatever Python, NumPy or a kernel asks for."""
-    settings = {"LD_PRELOAD": str(library), "PYTHONMALLOC": "malloc", "MINIGRAD_KERNELS": kernels}
-    settings["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent)])
     code = f"import test_out_of_memory; test_out_of_memory.check({1 if EVERYWHERE else 16})"
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr[-3000:]
-    tallies = [json.loads(line) for line in result.stdout.splitlines()]
+    settings = {"LD_PRELOAD": str(library), "PYTHONMALLOC": "malloc", "MINIGRAD_KERNELS": kernels}
+    tallies = [json.loads(line) for line in python(code, **settings).splitlines()]
     assert [name for name, *_ in tallies] == list(changes.CHANGES)
     for name, tried, errors in tallies:
         record_property(name, f"{errors} of {tried}")

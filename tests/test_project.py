@@ -8,13 +8,12 @@ import inspect
 import pkgutil
 import re
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import functions_page
 import numpy
 import pytest
+from helpers import python
 
 import minigrad as mg
 
@@ -236,5 +235,4 @@ def test_char_gpt(tmp_path, monkeypatch, capsys):
 def test_completion_shows_what_is_imported_late():
     """In a process of its own: in this one it may have been imported."""
     code = "import minigrad as mg; print({*mg.__all__} - {*dir(mg)})"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert shown.stdout == "set()\n"
+    assert python(code) == "set()"

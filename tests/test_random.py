@@ -2,15 +2,13 @@
 
 import contextlib
 import json
-import subprocess
-import sys
 import threading
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import in_threads
+from helpers import in_threads, python
 from test_stand_in import Array, cupy  # noqa: F401 - a fixture, used by its name
 
 import minigrad as mg
@@ -91,10 +89,7 @@ def test_a_state_goes_on_in_a_fresh_process():
         "         mg.random.integers(-5, 5, 4), mg.random.bernoulli(5), mg.random.permutation(6)]\n"
         "print([x.numpy().tobytes().hex() for x in draws])"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(state)], capture_output=True, text=True, check=True
-    )
-    assert ran.stdout.strip() == str([x.tobytes().hex() for x in some()])
+    assert python(program, json.dumps(state)) == str([x.tobytes().hex() for x in some()])
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,6 @@ What two threads write to at once (one net trained by both, one optimizer) is no
 
 import asyncio
 import contextlib
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -16,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import in_threads, needs_compiler, use_kernels
+from helpers import in_threads, needs_compiler, python, use_kernels
 from trainings import NETS, Training, trained
 
 import minigrad as mg
@@ -316,14 +314,6 @@ together = in_threads(8, lambda i: trained("perceptron", i % 2, epochs=1))
 assert together == [trained("perceptron", i % 2, epochs=1) for i in range(8)]
 print(len(made), len(set(made)))
 """
-    environment = {
-        **os.environ,
-        "MINIGRAD_CACHE": str(tmp_path),
-        "MINIGRAD_KERNELS": "on",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    compiled, different = map(int, run.stdout.split())
+    printed = python(code, MINIGRAD_CACHE=str(tmp_path), MINIGRAD_KERNELS="on")
+    compiled, different = map(int, printed.split())
     assert compiled == different == len(list(tmp_path.glob("*.so"))) > 3
-    assert "minigrad" not in run.stderr
