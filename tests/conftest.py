@@ -1,6 +1,7 @@
 """What all tests share: array-api-strict as a backend, and a check that none leaves a mode switched."""
 
 import os
+import sys
 
 # Several tests run at a time, and have no use for threads of libraries, which spin while they wait. (Kernels
 # keep theirs.) Read when NumPy and torch are loaded.
@@ -15,6 +16,8 @@ from typing import Any
 import array_api_strict as strict
 import numpy as np
 import pytest
+from helpers import torch_or_skip
+from hypothesis import HealthCheck, settings
 
 import minigrad as mg
 from minigrad.backend import Backend, register
@@ -24,6 +27,16 @@ os.environ.setdefault("MINIGRAD_CACHE", str(Path(__file__).parent.parent / ".pyt
 
 # Read by SciPy when it is first imported, and by scikit-learn: whether to take other arrays than NumPy's.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
+
+# Hypothesis draws the same examples in every run, unless it is told to draw more; and however slow it goes.
+settings.register_profile(
+    "minigrad",
+    derandomize=not os.environ.get("MINIGRAD_EXAMPLES"),
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("minigrad")
 
 # Not on the device that NumPy can read: from this one every silent conversion to NumPy raises, as from
 # a GPU. What passes here uses nothing beyond the standard, and mixes no host arrays in.
@@ -77,6 +90,19 @@ register(
         from_strict,
     )
 )
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    """Whatever tests ran before it in its process."""
+    mg.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture
+def torch() -> Any:
+    return torch_or_skip()
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,15 @@ def take_grad(x: mg.Tensor) -> mg.Tensor:
     return g
 
 
+def torch_or_skip() -> Any:
+    """torch, the oracle, with its random numbers begun anew in each test; where it is missing, a skip."""
+    if "torch" in sys.modules:
+        return sys.modules["torch"]  # which the fixture `_same_random_numbers` has seeded
+    torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch.manual_seed(0)
+    return torch
+
+
 def garbage(use: Callable[[], object]) -> int:
     """How many objects `use` leaves in cycles, each time: the garbage of others comes up once at most."""
     counts = []

@@ -21,11 +21,6 @@ def way(request, monkeypatch) -> str:
     return request.param
 
 
-@pytest.fixture
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="the oracle torch is not installed")
-
-
 def draw(*shapes: tuple[int, ...], dtype: Any = np.float64, seed: int = 0) -> list[np.ndarray]:
     random = np.random.default_rng(seed)
     return [random.normal(size=shape).astype(dtype) for shape in shapes]

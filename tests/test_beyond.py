@@ -14,7 +14,7 @@ from minigrad.ops import beyond
 
 DEVICE = get("strict")
 there, here = DEVICE.from_numpy, DEVICE.to_numpy
-fast = settings(deadline=None, max_examples=300)
+fast = settings(max_examples=300)
 
 
 @st.composite

@@ -7,7 +7,7 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
-from helpers import needs_compiler
+from helpers import needs_compiler, torch_or_skip
 
 import minigrad as mg
 from minigrad import nn
@@ -26,10 +26,6 @@ def kernels(request, monkeypatch):
     return request.param
 
 
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="the oracle torch is not installed")
-
-
 def drawn(*shapes: tuple[int, ...], dtype: Any = np.float64, seed: int = 0) -> list[np.ndarray]:
     random = np.random.default_rng(seed)
     return [random.normal(size=shape).astype(dtype) for shape in shapes]
@@ -45,10 +41,10 @@ def all_of(function: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def all_of_torch(function: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
-    xs = [torch().from_numpy(a.copy()).requires_grad_() for a in arrays]
+    xs = [torch_or_skip().from_numpy(a.copy()).requires_grad_() for a in arrays]
     out = function(*xs)
     g = np.random.default_rng(9).normal(size=out.shape).astype(arrays[0].dtype)
-    out.backward(torch().from_numpy(g))
+    out.backward(torch_or_skip().from_numpy(g))
     return [out.detach().numpy(), *(x.grad.numpy() for x in xs)]
 
 
@@ -86,7 +82,7 @@ def test_conv2d_against_torch(x, weight, settings, dtype, kernels):
     arrays = drawn(x, weight, (weight[0],), dtype=dtype)
     close(
         all_of(lambda *xs: mg.conv2d(*xs, **settings), arrays),
-        all_of_torch(lambda *xs: torch().nn.functional.conv2d(*xs, **settings), arrays),
+        all_of_torch(lambda *xs: torch_or_skip().nn.functional.conv2d(*xs, **settings), arrays),
     )
 
 
@@ -256,7 +252,7 @@ def test_conv1d_against_torch(x, weight, settings, kernels):
         arrays = drawn(x, weight, (weight[0],), dtype=dtype)
         close(
             all_of(lambda *xs: mg.conv1d(*xs, **settings), arrays),
-            all_of_torch(lambda *xs: torch().nn.functional.conv1d(*xs, **settings), arrays),
+            all_of_torch(lambda *xs: torch_or_skip().nn.functional.conv1d(*xs, **settings), arrays),
         )
 
 
@@ -278,7 +274,7 @@ def test_conv_transpose2d_against_torch(x, weight, settings, kernels):
         arrays = drawn(x, weight, (weight[1] * settings.get("groups", 1),), dtype=dtype)
         close(
             all_of(lambda *xs: mg.conv_transpose2d(*xs, **settings), arrays),
-            all_of_torch(lambda *xs: torch().nn.functional.conv_transpose2d(*xs, **settings), arrays),
+            all_of_torch(lambda *xs: torch_or_skip().nn.functional.conv_transpose2d(*xs, **settings), arrays),
         )
 
 
@@ -366,13 +362,13 @@ LAYERS: list[Any] = [
 
 @pytest.mark.parametrize(("name", "sizes", "settings", "shape"), LAYERS)
 def test_layers_against_torch(name, sizes, settings, shape):
-    theirs = getattr(torch().nn, name)(*sizes, **settings)
+    theirs = getattr(torch_or_skip().nn, name)(*sizes, **settings)
     ours = getattr(nn, name)(*sizes, **settings)
     ours.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert ours.extra_repr() == theirs.extra_repr()
     (x,) = drawn(shape, dtype=np.float32)
-    a, b = mg.tensor(x, requires_grad=True), torch().from_numpy(x.copy()).requires_grad_()
+    a, b = mg.tensor(x, requires_grad=True), torch_or_skip().from_numpy(x.copy()).requires_grad_()
     one, other = ours(a), theirs(b)
     (one * one).sum().backward()
     (other * other).sum().backward()
@@ -394,7 +390,7 @@ def test_output_size_of_the_transposed_layer():
 def test_layers_begin_as_in_torch(name):
     mg.random.seed(0)
     layer = getattr(nn, name)(64, 96, 3)
-    theirs = getattr(torch().nn, name)(64, 96, 3)
+    theirs = getattr(torch_or_skip().nn, name)(64, 96, 3)
     for ours, its in zip(layer.parameters(), theirs.parameters(), strict=True):
         ours, its = ours.detach().numpy(), its.detach().numpy()
         bound = 1 / math.sqrt(math.prod(layer.weight.shape[1:]))

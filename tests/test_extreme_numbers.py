@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import use_kernels
+from helpers import torch_or_skip, use_kernels
 
 import minigrad as mg
 from minigrad.optim import SGD, Adam, AdamW, Optimizer, RAdam, clip_grad_norm_, clip_grad_value_
@@ -89,7 +89,7 @@ RULES: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rule", RULES)
 def test_what_torch_makes_of_them(rule, dtype):
-    torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch = torch_or_skip()
     make, settings = RULES[rule]
     start, gs = gradients(dtype, 6)
     p = mg.tensor(start, requires_grad=True)
@@ -259,7 +259,7 @@ def given(values: Any, dtype: Any) -> mg.Tensor:
 @pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, math.inf])
 @pytest.mark.parametrize("max_norm", [0.0, 1.0, math.inf])
 def test_clipping_by_the_norm_against_torch(max_norm, norm_type):
-    torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch = torch_or_skip()
     about = np.finfo(np.float64)
     values = [
         math.nan,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers import torch_or_skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -312,7 +313,7 @@ trees = st.recursive(
 
 
 @given(trees)
-@settings(max_examples=150, deadline=None, database=None, derandomize=True)
+@settings(max_examples=150)
 def test_any_tree_comes_back(tmp_path_factory, tree):
     path = tmp_path_factory.getbasetemp() / "any.safetensors"
     mg.save(path, tree)
@@ -536,7 +537,7 @@ def test_files_are_those_of_the_safetensors_package_to_the_byte(flat, tmp_path):
 
 
 def test_torch_reads_files_and_writes_the_same(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = torch_or_skip()
     import safetensors.torch as package
 
     theirs = {
@@ -558,7 +559,7 @@ def test_torch_reads_files_and_writes_the_same(tmp_path):
 
 
 def test_small_floats_of_torch(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = torch_or_skip()
     ml_dtypes = pytest.importorskip("ml_dtypes")
     import safetensors.torch as package
 

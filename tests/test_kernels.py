@@ -80,7 +80,7 @@ def layouts(draw, shape: tuple[int, ...], dtype):
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_kernel_against_reference_for_any_layout(data):
     dtype = data.draw(st.sampled_from(REAL))
     shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
@@ -97,7 +97,7 @@ def test_kernel_against_reference_for_any_layout(data):
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_kernel_in_place_for_any_layout(data):
     kind = data.draw(st.sampled_from([(np.float16, np.float32), (np.float32,) * 2, (np.float64,) * 2]))
     shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6))
@@ -153,7 +153,7 @@ def test_large_arrays_on_several_threads(n, monkeypatch):
 
 
 @given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=9), helpers=st.sampled_from([0, 3]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_list_stands_for_its_elements_in_a_row(sizes, helpers):
     if not sum(sizes):
         return

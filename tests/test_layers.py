@@ -11,12 +11,6 @@ import minigrad as mg
 from minigrad import nn
 from minigrad.nn import functional as F  # noqa: N812
 
-
-@pytest.fixture
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="the oracle torch is not installed")
-
-
 # --- activations -------------------------------------------------------------------------------------
 
 ACTIVATIONS: list[tuple[str, dict[str, Any]]] = [

@@ -11,7 +11,7 @@ import array_api_strict as strict
 import cases
 import numpy as np
 import pytest
-from helpers import take_grad
+from helpers import take_grad, torch_or_skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,7 +105,7 @@ def of_symmetric(x: Any) -> Any:
 
 
 @pytest.mark.parametrize("function", [inverse_and_power, determinants, root, of_symmetric])
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(batch=batches, n=sizes, seed=seeds)
 def test_gradients_of_square_matrices(function, batch, n, seed):
     x = spread(np.random.default_rng(seed), batch, n, n)
@@ -125,7 +125,7 @@ def triangular(x: Any) -> Any:
 
 
 @pytest.mark.parametrize("function", [norms, singular, triangular])
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(batch=batches, m=sizes, n=sizes, seed=seeds)
 def test_gradients_of_tall_and_wide_matrices(function, batch, m, n, seed):
     x = spread(np.random.default_rng(seed), batch, m, n)
@@ -134,7 +134,7 @@ def test_gradients_of_tall_and_wide_matrices(function, batch, m, n, seed):
     assert gradcheck(function, leaf(x), order=2, rtol=1e-4, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(batch=batches, more=batches, n=sizes, columns=st.integers(0, 3), seed=seeds)
 def test_gradients_of_solve(batch, more, n, columns, seed):
     """`batch` and `more` broadcast, since their sizes are 1 and 2; no columns stand for a vector."""
@@ -151,7 +151,7 @@ def _full(b: np.ndarray, a: np.ndarray, columns: int) -> np.ndarray:
     return np.broadcast_to(b, (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), *b.shape[-2:]))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     shape=st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple),
     ord=st.sampled_from([1, 2, 3, 2.5, 0.5, -1, -2, math.inf, -math.inf]),
@@ -169,7 +169,7 @@ def test_gradients_of_vector_norms(shape, ord, seed):
 # --- the parts make up the whole ---------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(batch=batches, m=st.integers(0, 4), n=st.integers(0, 4), seed=seeds, data=st.data())
 def test_the_parts_make_up_the_whole(batch, m, n, seed, data):
     random = np.random.default_rng(seed)
@@ -411,7 +411,7 @@ def test_matrix_power_of_zero_and_one():
 @pytest.mark.parametrize("name", ["cholesky", "cholesky upper", "eigvalsh", "eigenvalues", "eigenvectors"])
 def test_symmetric_matrices_have_symmetric_gradients(name):
     """Those of torch. One triangle is read, and each element of it counts for its mirror image, too."""
-    torch: Any = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch: Any = torch_or_skip()
     random = np.random.default_rng(0)
     x = random.normal(size=(2, 3, 3))
     x = x @ x.mT + np.eye(3)
@@ -456,7 +456,7 @@ def test_symmetric_matrices_have_symmetric_gradients(name):
 )
 @pytest.mark.parametrize("shape", [(3, 3), (2, 4, 4)])
 def test_second_gradients_against_torch(function, shape):
-    torch: Any = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch: Any = torch_or_skip()
     random = np.random.default_rng(0)
     x = spread(random, shape[:-2], *shape[-2:])
     t = torch.tensor(x, requires_grad=True)

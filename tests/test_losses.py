@@ -16,11 +16,6 @@ TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 DTYPES = list(TOLERANCE)
 
 
-@pytest.fixture
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="the oracle torch is not installed")
-
-
 def compare(
     torch,
     name: str,

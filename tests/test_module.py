@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import torch_or_skip
 from safetensors.numpy import save_file as save
 from test_project import example
 
@@ -129,11 +130,6 @@ def test_transforms_see_parameters_alone():
 # --- state dicts, to torch and back ------------------------------------------------------------------
 
 
-@pytest.fixture
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="the oracle torch is not installed")
-
-
 def both_nets(torch) -> tuple[nn.Module, Any]:
     def net(library):
         return library.Sequential(
@@ -249,7 +245,7 @@ def test_tied_parameters(tmp_path):
 @pytest.mark.parametrize("library", ["minigrad", "torch"])
 def test_hooks_are_called_as_in_torch(library):
     if library == "torch":
-        torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
+        torch = torch_or_skip()
         base, one = torch.nn.Module, torch.ones(1)
     else:
         base, one = nn.Module, mg.ones(1)
@@ -371,7 +367,7 @@ def test_apply_initializes():
 @pytest.mark.parametrize("library", ["minigrad", "torch"])
 @pytest.mark.parametrize("kind", ["ModuleList", "Sequential"])
 def test_containers_are_lists_as_in_torch(kind, library):
-    space = nn if library == "minigrad" else pytest.importorskip("torch", reason="torch is not installed").nn
+    space = nn if library == "minigrad" else torch_or_skip().nn
     layers = [space.Linear(i, i + 1) for i in range(1, 6)]
     make = getattr(space, kind)
     row = make(layers[:3]) if kind == "ModuleList" else make(*layers[:3])
@@ -419,7 +415,7 @@ def test_slices_of_sequential_keep_names():
 
 @pytest.mark.parametrize("library", ["minigrad", "torch"])
 def test_dicts_of_modules_as_in_torch(library):
-    space = nn if library == "minigrad" else pytest.importorskip("torch", reason="torch is not installed").nn
+    space = nn if library == "minigrad" else torch_or_skip().nn
     one, two, three = space.Linear(1, 1), space.Linear(2, 1), space.Linear(3, 1)
     heads = space.ModuleDict({"a": one})
     heads["b"] = two

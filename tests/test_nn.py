@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from helpers import torch_or_skip
 from safetensors.numpy import load_file, save_file
 
 import minigrad as mg
@@ -227,7 +228,7 @@ def test_linear(bias, shape):
     ],
 )
 def test_layers_against_torch(layer, name, arguments):
-    torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch = torch_or_skip()
     a = np.random.default_rng(0).normal(size=(2, 3, 4))
     x, t = mg.tensor(a, requires_grad=True), torch.tensor(a, requires_grad=True)
     ours, theirs = layer(*arguments)(x), getattr(torch.nn, name)(*arguments)(t)
@@ -270,7 +271,7 @@ SHAPES = [((4,), ()), ((5, 4), (5,)), ((3, 4, 2), (3, 2)), ((2, 3, 2, 2), (2, 2,
 @pytest.mark.parametrize("probabilities", [False, True])
 @pytest.mark.parametrize(("shape", "target_shape"), SHAPES)
 def test_cross_entropy_against_torch(shape, target_shape, probabilities, reduction, label_smoothing):
-    torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch = torch_or_skip()
     random = np.random.default_rng(0)
     a = random.normal(size=shape) * 3
     axis = 0 if len(shape) == 1 else 1
@@ -370,7 +371,7 @@ def test_init_distributions():
 
 
 def test_gains_against_torch():
-    torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch = torch_or_skip()
     for name in ("linear", "sigmoid", "tanh", "relu", "selu", "leaky_relu"):
         assert nn.init.calculate_gain(name) == pytest.approx(torch.nn.init.calculate_gain(name))
     assert nn.init.calculate_gain("leaky_relu", 0.2) == pytest.approx(

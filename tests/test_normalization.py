@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import torch_or_skip
 
 import minigrad as mg
 from minigrad import nn
@@ -48,7 +49,7 @@ GRID: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(("name", "shape", "of_parameters", "arguments"), GRID)
 def test_values_and_gradients_against_torch(name, shape, of_parameters, arguments, affine, dtype):
-    torch = pytest.importorskip("torch")
+    torch = torch_or_skip()
     x, g = drawn(*shape).astype(dtype), drawn(*shape, seed=1).astype(dtype)
     parameters = [drawn(*of_parameters, seed=2).astype(dtype), drawn(*of_parameters, seed=3).astype(dtype)]
     parameters = parameters[: {"both": 2, "weight": 1, "none": 0}[affine]]
@@ -90,7 +91,7 @@ LAYERS = [
 
 @pytest.mark.parametrize(("name", "arguments", "shape"), LAYERS)
 def test_layers_and_their_state_against_torch(name, arguments, shape):
-    torch = pytest.importorskip("torch")
+    torch = torch_or_skip()
     ours, theirs = getattr(nn, name)(*arguments), getattr(torch.nn, name)(*arguments)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {
         k: tuple(v.shape) for k, v in theirs.state_dict().items()

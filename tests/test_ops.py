@@ -11,7 +11,7 @@ import cases
 import numpy as np
 import pytest
 from cases import CASES, Case
-from helpers import take_grad
+from helpers import take_grad, torch_or_skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -123,7 +123,7 @@ def test_gradients_of_all_orders(case: Case):
 
 
 EXAMPLES = int(os.environ.get("MINIGRAD_EXAMPLES", "0"))
-drawn = settings(max_examples=EXAMPLES or 2, derandomize=not EXAMPLES, database=None, deadline=None)
+drawn = settings(max_examples=EXAMPLES or 2)
 
 
 @table(SMOOTH)
@@ -178,7 +178,7 @@ def test_broadcasting(case: Case, shapes):
 
 
 @given(hnp.mutually_broadcastable_shapes(num_shapes=2, min_side=0, max_side=3, max_dims=4))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_gradients_of_any_broadcast_have_the_shapes_of_the_inputs(shapes):
     x, y = (mg.ones(shape, dtype=mg.float64, requires_grad=True) for shape in shapes.input_shapes)
     result = x * y
@@ -616,7 +616,7 @@ def test_backends_agree_with_numpy(case: Case, device):
 
 
 def torch_function(case: Case) -> Any:
-    torch: Any = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch: Any = torch_or_skip()
     if case.torch is None:
         pytest.skip("torch has no such function")
     if callable(case.torch):

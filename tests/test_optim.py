@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import torch_or_skip
 
 import minigrad as mg
 from minigrad.optim import SGD, Adam, AdamW, Optimizer, RAdam
@@ -43,7 +44,7 @@ def run(
 
 
 def run_torch(make, steps: int, skip: int | None = None, dtype: Any = np.float64) -> list[np.ndarray]:
-    torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch = torch_or_skip()
     start, targets = problem(dtype=dtype)
     params = [torch.tensor(p, requires_grad=True) for p in start]
     optimizer = make(torch.optim, params)

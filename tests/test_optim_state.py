@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import torch_or_skip
 
 import minigrad as mg
 from minigrad import optim
@@ -51,7 +52,7 @@ class Theirs:
     """The same in torch."""
 
     def __init__(self, kind: str, values: list[np.ndarray], named: bool = False):
-        self.torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
+        self.torch = torch_or_skip()
         name, settings = KINDS[kind]
         self.params = [self.torch.tensor(v, requires_grad=True) for v in values]
         pairs = [("w", self.params[0]), ("b", self.params[1])] if named else self.params
@@ -254,7 +255,7 @@ def test_clip_grad_norm(norm_type, max_norm, dtype):
 
 
 def test_clip_grad_norm_against_torch():
-    torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch = torch_or_skip()
     ours = with_gradients()
     del ours[2]  # an empty one, of which torch has no largest element
     theirs = [torch.ones(p.shape, requires_grad=True) for p in ours]

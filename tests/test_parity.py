@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from benchmarks.nets import NETS, weights
+from helpers import torch_or_skip
 
 import minigrad as mg
 
@@ -11,7 +12,7 @@ STEPS = 200
 
 @pytest.mark.parametrize("name", NETS)
 def test_losses_follow_those_of_torch(name, record_property):
-    torch = pytest.importorskip("torch")
+    torch = torch_or_skip()
     net = NETS[name]
     start = weights(net, mg.nn)
     curves = []

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import needs_compiler, take_grad
+from helpers import needs_compiler, take_grad, torch_or_skip
 
 import minigrad as mg
 from minigrad import nn
@@ -24,24 +24,20 @@ def kernels(request, monkeypatch):
     return request.param
 
 
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="the oracle torch is not installed")
-
-
 def drawn(*shape: int, dtype: Any = np.float64) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(dtype)
 
 
 def check(name: str, x: np.ndarray, *arguments: Any, **settings: Any) -> None:
     """Values and gradients are those of torch: of the maximum exactly, unless gradients are added up."""
-    a, b = mg.tensor(x, requires_grad=True), torch().from_numpy(x.copy()).requires_grad_()
+    a, b = mg.tensor(x, requires_grad=True), torch_or_skip().from_numpy(x.copy()).requires_grad_()
     ours = getattr(mg, name)(a, *arguments, **settings)
-    theirs = getattr(torch().nn.functional, name)(b, *arguments, **settings)
+    theirs = getattr(torch_or_skip().nn.functional, name)(b, *arguments, **settings)
     assert ours.shape == tuple(theirs.shape)
     assert ours.dtype == x.dtype
     g = np.random.default_rng(1).normal(size=ours.shape).astype(x.dtype)
     ours.backward(mg.tensor(g))
-    theirs.backward(torch().from_numpy(g))
+    theirs.backward(torch_or_skip().from_numpy(g))
     limit = 1e-5 if x.dtype == np.float32 else 1e-10
     np.testing.assert_allclose(
         ours.detach().numpy(), theirs.detach().numpy(), rtol=0 if name == "max_pool2d" else limit, atol=limit
@@ -105,8 +101,8 @@ def test_indices(kernels):
     for arguments in ((2,), (3, 2, 1), (2, 1, 1, 2), (3, 3, 0, 1, True)):
         ours = mg.max_pool2d(mg.tensor(x), *arguments, return_indices=True)
         settings = dict(zip(("stride", "padding", "dilation", "ceil_mode"), arguments[1:], strict=False))
-        theirs = torch().nn.functional.max_pool2d(
-            torch().from_numpy(x), arguments[0], **settings, return_indices=True
+        theirs = torch_or_skip().nn.functional.max_pool2d(
+            torch_or_skip().from_numpy(x), arguments[0], **settings, return_indices=True
         )
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
@@ -153,12 +149,12 @@ def test_higher_orders(kernels):
 def test_second_order_against_torch(kernels):
     """Gradients of gradients of the maximum, whose places are kept."""
     x = drawn(2, 2, 6, 6)
-    a, b = mg.tensor(x, requires_grad=True), torch().from_numpy(x.copy()).requires_grad_()
+    a, b = mg.tensor(x, requires_grad=True), torch_or_skip().from_numpy(x.copy()).requires_grad_()
     (mg.max_pool2d(a, 3, 2) ** 3).sum().backward(create_graph=True)
     first = take_grad(a)
     (first * first).sum().backward()
-    (its,) = torch().autograd.grad(
-        (torch().nn.functional.max_pool2d(b, 3, 2) ** 3).sum(), b, create_graph=True
+    (its,) = torch_or_skip().autograd.grad(
+        (torch_or_skip().nn.functional.max_pool2d(b, 3, 2) ** 3).sum(), b, create_graph=True
     )
     (its * its).sum().backward()
     np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), rtol=1e-12, atol=1e-12)
@@ -260,10 +256,12 @@ def test_errors_of_types():
 def test_layers_against_torch(name, arguments, settings):
     ours, theirs = (
         getattr(nn, name)(*arguments, **settings),
-        getattr(torch().nn, name)(*arguments, **settings),
+        getattr(torch_or_skip().nn, name)(*arguments, **settings),
     )
     x = drawn(2, 3, 6, 7)
-    np.testing.assert_allclose(ours(mg.tensor(x)).numpy(), theirs(torch().from_numpy(x)).numpy(), rtol=1e-12)
+    np.testing.assert_allclose(
+        ours(mg.tensor(x)).numpy(), theirs(torch_or_skip().from_numpy(x)).numpy(), rtol=1e-12
+    )
     assert repr(ours) == repr(theirs)
 
 

@@ -589,8 +589,5 @@ TestPrograms = Programs.TestCase
 TestPrograms.settings = settings(
     max_examples=EXAMPLES or 300,
     stateful_step_count=40,
-    derandomize=not EXAMPLES,
-    database=None,
     report_multiple_bugs=False,
-    deadline=None,
 )

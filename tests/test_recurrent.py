@@ -32,11 +32,6 @@ def kernels(request, monkeypatch):
     monkeypatch.setattr(plan, "enabled", request.param)
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch", reason="the oracle torch is not installed")
-
-
 def total(values: Iterable[Any]) -> Any:
     return functools.reduce(operator.add, values)
 
@@ -170,10 +165,13 @@ def test_an_empty_batch(kernels, kind):
 
 @KINDS
 def test_training_as_in_torch(torch, kernels, kind):
-    """Fifty steps of gradient descent, through the last state of each sequence and its cell."""
-    theirs, ours = getattr(torch.nn, kind)(2, 9), LAYERS[kind](2, 9)
+    """Fifty steps of gradient descent, through the last state of each sequence and its cell.
+
+    In float64, since recurrent nets are chaotic: some make a difference in rounding 10 million times larger.
+    """
+    theirs, ours = getattr(torch.nn, kind)(2, 9).double(), LAYERS[kind](2, 9, dtype=mg.float64)
     ours.load_state_dict({k: v.detach().numpy() for k, v in theirs.state_dict().items()})
-    x = np.random.default_rng(0).normal(size=(12, 20, 2)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(12, 20, 2))
     target = x.sum(axis=0)[:, :1].repeat(9, axis=1) / 6
 
     def losses(layer: Any, optimizer: Any, x: Any, target: Any) -> list[float]:
@@ -189,7 +187,7 @@ def test_training_as_in_torch(torch, kernels, kind):
 
     a = losses(ours, mg.optim.SGD(ours.parameters(), lr=0.1), mg.tensor(x), mg.tensor(target))
     b = losses(theirs, torch.optim.SGD(theirs.parameters(), lr=0.1), torch.tensor(x), torch.tensor(target))
-    np.testing.assert_allclose(a, b, rtol=1e-4)
+    np.testing.assert_allclose(a, b, rtol=1e-7)
     assert a[-1] < 0.8 * a[0]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import torch_or_skip
 
 import minigrad as mg
 from minigrad.optim import annealing, plateau, schedules
@@ -30,7 +31,7 @@ LRS = [0.1, 0.003, 2.0]
 
 
 def theirs() -> Any:
-    torch = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch = torch_or_skip()
     return SimpleNamespace(
         optim=torch.optim,
         schedules=torch.optim.lr_scheduler,

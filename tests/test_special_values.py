@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from cases import CASES, Case
 from cases import torch as torch_module
+from helpers import torch_or_skip
 
 import minigrad as mg
 
@@ -292,7 +293,7 @@ def test_derivatives_at_corners(corner, dtype):
 
 @pytest.mark.parametrize("corner", CORNERS)
 def test_derivatives_at_corners_are_those_of_torch(corner):
-    torch: Any = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch: Any = torch_or_skip()
     function, at, slopes, others = CORNERS[corner]
     if others is not None:
         pytest.skip(f"torch has {others}, minigrad {slopes}")

@@ -10,6 +10,7 @@ from typing import Any
 import array_api_strict as strict
 import numpy as np
 import pytest
+from helpers import torch_or_skip
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -493,7 +494,7 @@ def test_from_dlpack_shares_or_copies():
 
 
 def test_dlpack_with_torch():
-    torch: Any = pytest.importorskip("torch", reason="torch is not installed")
+    torch: Any = torch_or_skip()
     x = mg.asarray([[1.0, 2.0], [3.0, 4.0]])
     t = torch.from_dlpack(x)
     t[0, 0] = 9
@@ -656,7 +657,7 @@ def compare(compute: Any, arrays: list[np.ndarray], rtol: float = 0.0) -> None:
         np.testing.assert_allclose(ours.numpy(), np.asarray(theirs), rtol=rtol, atol=rtol)
 
 
-few = settings(deadline=None, max_examples=20)
+few = settings(max_examples=20)
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import garbage
+from helpers import garbage, torch_or_skip
 
 import minigrad as mg
 from minigrad import nn
@@ -460,7 +460,7 @@ def ours(x: Any) -> Any:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of torch.jit
 def test_against_torch_func():
-    torch: Any = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch: Any = torch_or_skip()
 
     def theirs(x: Any) -> Any:
         return wave(torch, torch.from_numpy(w), x)
@@ -497,7 +497,7 @@ def test_against_jax():
 
 
 def test_autograd_grad_against_torch():
-    torch: Any = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch: Any = torch_or_skip()
     a, b = RANDOM.normal(size=3), RANDOM.normal(size=3)
 
     def run(library: Any, tensor: Any) -> list[Any]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from cases import CASES, Case
+from helpers import torch_or_skip
 from test_ops import BACKENDS, need, table
 
 import minigrad as mg
@@ -403,7 +404,7 @@ def test_modules_and_anomalies():
 
 
 def test_gradients_of_each_example_of_a_net_against_torch():
-    torch: Any = pytest.importorskip("torch", reason="the oracle torch is not installed")
+    torch: Any = torch_or_skip()
     random = np.random.default_rng(0)
     shapes = [(8, 5), (8,), (3, 8), (3,)]
     params = [random.normal(size=shape) for shape in shapes]
