@@ -11,7 +11,7 @@ import numpy
 
 import minigrad
 
-from .kernels import cache, compiler, plan
+from .kernels import cache, compiler, plan, threads
 
 
 def facts() -> Iterator[tuple[str, str]]:
@@ -60,7 +60,7 @@ def _kernels() -> Iterator[tuple[str, str]]:
         yield "kernels", f"not compiled, the reference computes: {problem}"
         return
     yield "flags", " ".join(compiler.flags())
-    yield "kernels", f"compiled, up to {compiler.threads()} threads"
+    yield "kernels", f"compiled, up to {threads.count()} threads"
     kept = cache.contents()
     size = sum(path.stat().st_size for path in kept)
     yield "cache", f"{len(kept)} libraries, {size / 1024:.0f} KiB, in {cache.location()}"

@@ -11,7 +11,7 @@ from helpers import needs_compiler, torch_or_skip
 
 import minigrad as mg
 from minigrad import nn
-from minigrad.kernels import compiler, plan
+from minigrad.kernels import plan, threads
 from minigrad.nn import functional as F  # noqa: N812
 from minigrad.ops import convolution_kernels
 from minigrad.testing import gradcheck
@@ -147,10 +147,10 @@ def test_third_order(kernels):
 @needs_compiler
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
     found = []
-    for threads in (1, 2, 5):
+    for count in (1, 2, 5):
         for kernel in (convolution_kernels._convolve, convolution_kernels._weight_gradient):
             kernel.cache_clear()  # a kernel asks once how many threads there are
-        monkeypatch.setattr(compiler, "threads", lambda threads=threads: threads)
+        monkeypatch.setattr(threads, "count", lambda count=count: count)
         arrays = drawn((13, 8, 20, 20), (16, 8, 3, 3), (16,), dtype=np.float32)
         found.append(all_of(lambda *xs: mg.conv2d(*xs, padding=1), arrays))
     for one, *others in zip(*found, strict=True):

@@ -1,6 +1,7 @@
 """Kernels: the compiled text against the reference, and what arguments may be."""
 
 import copy
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import minigrad as mg
-from minigrad.kernels import ElementwiseKernel, compiler, plan
+from minigrad.kernels import ElementwiseKernel, plan, threads
 
 REAL = [np.float16, np.float32, np.float64]
 
@@ -113,8 +114,8 @@ def test_kernel_in_place_for_any_layout(data):
 
 
 @needs_compiler
-@pytest.mark.parametrize("threads", [1, 4])
-def test_a_text_that_gets_no_memory(threads, monkeypatch):
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_text_that_gets_no_memory(count, monkeypatch):
     """In whichever thread: it is an error, and not the end of the process."""
     kernel = ElementwiseKernel(
         "raw T x",
@@ -125,7 +126,7 @@ def test_a_text_that_gets_no_memory(threads, monkeypatch):
         block=1,
         reference=lambda x: x,
     )
-    monkeypatch.setattr(compiler, "threads", lambda: threads)
+    monkeypatch.setattr(threads, "count", lambda: count)
     x, y = np.arange(1000.0), np.zeros(1000)
     kernel(x, y, size=1000)
     assert (y == x).all()
@@ -138,23 +139,24 @@ def test_a_text_that_gets_no_memory(threads, monkeypatch):
 
 @pytest.mark.parametrize("n", [1, 7, 1 << 14, (1 << 14) + 1, 3_000_001])
 def test_large_arrays_on_several_threads(n, monkeypatch):
-    monkeypatch.setattr(plan, "_WORTH_A_THREAD", 1000)
+    monkeypatch.setattr(threads, "WORTH_A_HAND", 1000)
+    monkeypatch.setattr(threads, "WORTH_A_START", 1000)
     kernel = new_moving_mean()
     random = np.random.default_rng(0)
     g, p, m = (random.normal(size=n).astype(np.float32) for _ in range(3))
-    for helpers in (0, 1, 7):
+    for others in (0, 1, 7):
         got_p, got_m = p.copy(), m.copy()
         ready = kernel.plan(kernel.kinds([g, 0.1, got_p, got_m]))
-        monkeypatch.setattr(ready, "_helpers", helpers)
+        monkeypatch.setattr(ready, "_others", others)
         ready.run(n, [g, 0.1, got_p, got_m])
         mean = m + np.float32(0.1) * (g - m)
         np.testing.assert_allclose(got_m, mean, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(got_p, p - mean, rtol=1e-5, atol=1e-6)
 
 
-@given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=9), helpers=st.sampled_from([0, 3]))
+@given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=9), others=st.sampled_from([0, 3]))
 @settings(max_examples=60)
-def test_a_list_stands_for_its_elements_in_a_row(sizes, helpers):
+def test_a_list_stands_for_its_elements_in_a_row(sizes, others):
     if not sum(sizes):
         return
     random = np.random.default_rng(sum(sizes))
@@ -163,13 +165,13 @@ def test_a_list_stands_for_its_elements_in_a_row(sizes, helpers):
     expected = moving_mean(np.concatenate(pieces), 0.1, p.copy(), m.copy())
     pieces = [np.asfortranarray(a.reshape(2, -1)) if a.size % 2 == 0 and a.size else a for a in pieces]
     reference = by_reference(moving_mean, [a.copy() for a in pieces], 0.1, p, m)
-    worth, plan._WORTH_A_THREAD = plan._WORTH_A_THREAD, 8
     ready = moving_mean.plan(moving_mean.kinds([pieces, 0.1, p, m]))
-    before, ready._helpers = ready._helpers, helpers
+    before, ready._others = ready._others, others
     try:
-        got = moving_mean(pieces, 0.1, p, m)
+        with mock.patch.multiple(threads, WORTH_A_HAND=8, WORTH_A_START=8):
+            got = moving_mean(pieces, 0.1, p, m)
     finally:
-        plan._WORTH_A_THREAD, ready._helpers = worth, before
+        ready._others = before
     for a, b, c in zip(expected, got, reference, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
         np.testing.assert_allclose(a, c, rtol=1e-12)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import minigrad
-from minigrad.kernels import RowKernel, available, compiler, fits
+from minigrad.kernels import RowKernel, available, compiler, fits, threads
 from minigrad.kernels.rows import GROUPS
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs a C++ compiler")
@@ -87,8 +87,8 @@ def test_shapes_layouts_and_special_values():
 def test_sums_do_not_depend_on_the_number_of_threads(monkeypatch):
     x = np.random.default_rng(0).normal(size=(50000, 64)).astype(np.float32)
     results = []
-    for threads in (1, 2, 5):
-        monkeypatch.setattr(compiler, "threads", lambda n=threads: n)
+    for count in (1, 2, 5):
+        monkeypatch.setattr(threads, "count", lambda n=count: n)
         kernel = RowKernel("T x", "T y", "EACH(y[j] = x[j]; s[j] += x[j])", "summing", sums="T s", cost=50)
         results.append(kernel(x)[1])
     np.testing.assert_array_equal(results[0], results[1])

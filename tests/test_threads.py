@@ -19,7 +19,7 @@ from trainings import NETS, Training, trained
 
 import minigrad as mg
 from minigrad import nn, optim
-from minigrad.kernels import plan
+from minigrad.kernels import threads
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,8 @@ def mode(request, monkeypatch):
     """How everything is computed. (Arrays of these sizes get no threads, unless told so.)"""
     use_kernels(monkeypatch, request.param != "array code")
     if request.param == "kernels with threads of their own":
-        monkeypatch.setattr(plan, "_WORTH_A_THREAD", 64)
+        monkeypatch.setattr(threads, "WORTH_A_HAND", 64)
+        monkeypatch.setattr(threads, "WORTH_A_START", 128)
 
 
 TRAININGS = [(kind, seed) for seed in (1, 2) for kind in NETS]

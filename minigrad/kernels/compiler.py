@@ -247,11 +247,3 @@ def warn_once(why: str) -> None:
             "MINIGRAD_KERNELS=off turns this message off",
             RuntimeWarning,
         )
-
-
-@functools.cache
-def threads() -> int:
-    """How many threads a kernel may use: the cores of this process, or fewer by OMP_NUM_THREADS."""
-    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, int(limit))) if limit.isdecimal() else cores

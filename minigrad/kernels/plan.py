@@ -12,6 +12,7 @@ from typing import Any
 import numpy
 
 from ..backend import of, plain
+from . import threads
 from .source import BLOCK, HALF, SOUND, Kind, Param, array_types, generate, layout
 
 
@@ -67,9 +68,6 @@ def _compiler_works() -> bool:
     return why is None
 
 
-_WORTH_A_THREAD = 10 << 20  # bytes: one core passes over them in about twice the time that a thread takes
-
-
 def handed_out(results: Any) -> tuple:
     """What a reference gave, as a tuple; copied if several, which may be its arguments, yet to be written."""
     return tuple(map(copy.copy, results)) if isinstance(results, tuple) else (results,)
@@ -106,6 +104,7 @@ class Plan:
         lists = len(self._pieces)
         self._packed = functools.cache(lambda count: struct.Struct(f"{code}{lists * count}P{count}n").pack)
         self._dtypes = [id(dtype) for dtype in array_types(kernel.params, kinds).values()]
+        self._others, self._pool = threads.count() - 1, threads.pool()
         self._bytes = sum(kind.dtype.itemsize for kind in kinds if kind.form in ("array", "pieces"))
 
     @functools.cached_property
@@ -128,13 +127,6 @@ class Plan:
                 raise RuntimeError(f"{self.kernel.name}: its text cannot be compiled: {error}") from None
             compiler.warn_once(why)
         return None
-
-    @functools.cached_property
-    def _helpers(self) -> int:
-        """How many threads may help it."""
-        from . import compiler
-
-        return compiler.threads() - 1
 
     def run(self, n: int, args: Sequence[Any], stops: Sequence[int] = ()) -> None:
         """Compute `n` elements. Where lists are among `args`, `stops` says where each piece ends.
@@ -164,12 +156,15 @@ class Plan:
 
     def _call(self, n: int, args: Sequence[Any], stops: Sequence[int]) -> bytes:
         """The arguments as the compiled function takes them."""
-        threads = 1
-        if self._helpers:
+        hands = starts = 0
+        if self._others:
             work = n * self._bytes + sum(args[place].nbytes for place in self._raw)
-            threads += min(int(work * self.kernel.cost / _WORTH_A_THREAD), self._helpers)
+            work = int(work * self.kernel.cost)
+            hands = min(work // threads.WORTH_A_HAND, self._others)
+            starts = min(work // threads.WORTH_A_START, self._others)
         # Arrays go as the addresses of their objects, which CPython's `id` is, see source.py.
-        values = [n, threads, *self._dtypes, *self._scalars(args), *map(id, self._arrays(args))]
+        values = [n, 1 + hands, starts, self._pool, *self._dtypes, *self._scalars(args)]
+        values += map(id, self._arrays(args))
         for place in self._raw:
             values += id(args[place]), args[place].size
         count = len(stops)

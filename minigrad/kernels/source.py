@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy
 
+from .threads import SHARING
+
 
 class Param(NamedTuple):
     """A parameter as declared in `in_params` or `out_params`: `"raw T x"`, `"float32 lr"`, `"T y"`."""
@@ -146,11 +148,13 @@ PRELUDE = (
     """
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -215,10 +219,9 @@ HALF = PRELUDE + 'extern "C" int run_half(const char*) { return float16(0) != 0;
 """A source that shows whether the compiler has a 16-bit type."""
 
 TEMPLATE = """
-namespace {{
-
 struct _Call {{
-    ptrdiff_t _n, _threads;
+    ptrdiff_t _n, _threads, _starts;
+    _Pool* _pool;
     {dtypes}
     {fields}
     ptrdiff_t _count;  // of pieces; their addresses and where each one stops come behind this block
@@ -262,42 +265,10 @@ int _problem(const _Call& _call) {{
     return 0;
 }}
 
-// Threads of our own that end with the call: those of OpenMP go on spinning, and take the cores from the
-// matrix product that comes next. One takes some 40 microseconds to come to life, so nobody waits for it:
-// each thread has a share of the blocks and goes through it from the front, and then helps with those of
-// others from the back. Of 10 blocks for two threads, the first begins at 0, 1, …, the second, once it is
-// there, at 5, 6, …; the first, done with 0 to 4, goes on at 9, 8, …, until all are taken. One that comes
-// too late finds nothing to do, and touches nothing but this object, which it shares.
-struct _Work {{
-    struct Share {{ std::atomic<ptrdiff_t> taken{{0}}, from_back{{0}}; }};  // how many of its blocks
-
-    const _Call* call;
-    const ptrdiff_t threads, blocks;
-    std::unique_ptr<Share[]> shares;
-    std::atomic<ptrdiff_t> done{{0}};
-    std::atomic<bool> failed{{false}};
-
-    _Work(const _Call* call)
-        : call(call), threads(call->_threads), blocks((call->_n + {block} - 1) / {block}),
-          shares(new Share[call->_threads]) {{}}
-
-    void help(ptrdiff_t self) {{
-        for (ptrdiff_t turn = 0; turn < threads; ++turn) {{
-            const ptrdiff_t k = (self + turn) % threads;
-            const ptrdiff_t first = blocks * k / threads, last = blocks * (k + 1) / threads;
-            Share& share = shares[k];
-            for (ptrdiff_t b = first; share.taken < last - first && share.taken++ < last - first; ++b) {{
-                const ptrdiff_t block = turn ? last - 1 - share.from_back++ : b;
-                try {{
-                    _range(*call, block * {block}, std::min(call->_n, (block + 1) * {block}));
-                }} catch (...) {{
-                    failed = true;
-                }}
-                ++done;
-            }}
-        }}
-    }}
-}};
+void _block(const void* call, ptrdiff_t block) {{
+    const _Call& _call = *static_cast<const _Call*>(call);
+    _range(_call, block * {block}, std::min(_call._n, (block + 1) * {block}));
+}}
 
 }}
 
@@ -305,22 +276,13 @@ struct _Work {{
 extern "C" int run_{name}(const _Call* call, int only) noexcept try {{
     if (only < 2) if (int problem = _problem(*call)) return problem;
     if (only == 1) return 0;
-    std::shared_ptr<_Work> work;
-    try {{
-        if (call->_threads > 1) work = std::make_shared<_Work>(call);
-    }} catch (...) {{  // no memory: then without threads
-    }}
-    if (!work) {{
+    if (call->_threads > 1) {{
+        const ptrdiff_t blocks = (call->_n + {block} - 1) / {block};
+        _together(call, _block, blocks, call->_threads, call->_starts, call->_pool);
+    }} else {{
         _range(*call, 0, call->_n);
-        return 0;
     }}
-    try {{
-        for (ptrdiff_t k = 1; k < work->threads; ++k) std::thread([=] {{ work->help(k); }}).detach();
-    }} catch (...) {{  // there are no more to be had
-    }}
-    work->help(0);
-    while (work->done < work->blocks) std::this_thread::yield();
-    return work->failed ? 4 : 0;
+    return 0;
 }} catch (...) {{
     return 4;  // no memory
 }}
@@ -373,6 +335,8 @@ def generate(kernel: Any, kinds: Sequence[Kind]) -> str:
             *(f"typedef {cpp} {letter};" for letter, cpp in typedefs.items()),
             f'#line 1 "{kernel.name}, preamble"',
             kernel.preamble,
+            "namespace {",
+            SHARING,
             TEMPLATE.format(
                 name=kernel.name,
                 dtypes="".join(f"const void* _{t}; " for t in array_types(kernel.params, kinds)),
@@ -403,4 +367,4 @@ def layout(params: Sequence[Param], kinds: Sequence[Kind]) -> str:
     for kind in kinds:
         if kind.form in codes:
             codes[kind.form] += FIELDS[kind.form] or TYPES[DTYPES[kind.dtype]].code
-    return "nn" + "P" * len(array_types(params, kinds)) + "".join(codes.values()) + "n"
+    return "nnnP" + "P" * len(array_types(params, kinds)) + "".join(codes.values()) + "n"

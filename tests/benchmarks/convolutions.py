@@ -15,7 +15,7 @@ import numpy as np
 from timing import Task, find, medians
 
 import minigrad as mg
-from minigrad.kernels import compiler
+from minigrad.kernels import threads
 
 torch = find("torch")
 
@@ -92,9 +92,9 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     libraries = {"minigrad": mg, **({"torch": torch} if torch else {})}
     if torch:
-        torch.set_num_threads(compiler.threads())
+        torch.set_num_threads(threads.count())
     versions = [f"{m.__name__} {m.__version__}" for m in (np, *libraries.values())]
-    print(f"Python {platform.python_version()}, {', '.join(versions)}, {compiler.threads()} threads")
+    print(f"Python {platform.python_version()}, {', '.join(versions)}, {threads.count()} threads")
     print(f"minigrad, then {'torch, and minigrad / torch' if torch else 'nothing: torch is missing'}\n")
     random = np.random.default_rng(0)
     for title, (x, weight, settings) in CONVOLUTIONS.items():

@@ -1,0 +1,172 @@
+"""Threads that share a kernel's loop: how many there may be, and how they come by their work."""
+
+import ctypes
+import functools
+import os
+import time
+
+WORTH_A_START = 4 << 20
+"""Bytes of work, read or written, for each thread that is started: that takes as long as 1 MB of them."""
+
+WORTH_A_HAND = 1 << 19
+"""Bytes for each thread that is there already."""
+
+SHARING = """
+// The blocks of a call, done by several threads.
+//
+// Each thread has a share of the blocks and goes through it from the front, and then helps with those of
+// others from the back. Of 10 blocks for two threads, the first begins at 0, 1, …, the second, once it is
+// there, at 5, 6, …; the first, done with 0 to 4, goes on at 9, 8, …, until all are taken. So nobody waits
+// for a thread that is yet to come: it may find nothing to do, and then touches nothing but this object.
+struct _Work {
+    struct Share { std::atomic<ptrdiff_t> taken{0}, from_back{0}; };  // how many of its blocks
+
+    const void* const call;
+    void (*const run)(const void* call, ptrdiff_t block);
+    const ptrdiff_t blocks, threads;
+    std::unique_ptr<Share[]> shares{new Share[threads]};
+    std::atomic<ptrdiff_t> done{0};
+    std::atomic<bool> failed{false};
+
+    void help(ptrdiff_t self) {
+        for (ptrdiff_t turn = 0; turn < threads; ++turn) {
+            const ptrdiff_t k = (self + turn) % threads;
+            const ptrdiff_t first = blocks * k / threads, last = blocks * (k + 1) / threads;
+            Share& share = shares[k];
+            for (ptrdiff_t b = first; share.taken < last - first && share.taken++ < last - first; ++b) {
+                try {
+                    run(call, turn ? last - 1 - share.from_back++ : b);
+                } catch (...) {
+                    failed = true;
+                }
+                ++done;
+            }
+        }
+    }
+};
+
+// What a thread is handed; `run` comes first, so that the code of one kernel can run a job of another.
+struct _Job {
+    void (*run)(_Job*);
+    std::shared_ptr<_Work> work;
+    ptrdiff_t self;
+};
+
+void _run(_Job* job) {
+    job->work->help(job->self);
+    delete job;
+}
+
+// To start a thread takes as long as a loop over 100,000 elements. So one that has helped waits a little in
+// a box for its next job, of whatever kernel: these boxes are all that kernels share. In an empty one is
+// null, in one where a thread waits _WAITING. Meanwhile it gives way to any other thread, such as BLAS's;
+// and soon it ends, so that none is left when nothing is computed, nor (see below) when a process forks.
+struct _Pool {
+    const ptrdiff_t count;
+    std::atomic<ptrdiff_t> closed;
+    std::atomic<_Job*> boxes[1];  // `count` of them
+};
+
+_Job* const _WAITING = reinterpret_cast<_Job*>(1);
+
+void _serve(_Pool* pool, _Job* job) {
+    for (;;) {
+        job->run(job);
+        std::atomic<_Job*>* box = pool->boxes;
+        for (_Job* empty = nullptr; !box->compare_exchange_strong(empty, _WAITING); empty = nullptr)
+            if (++box == pool->boxes + pool->count) return;
+        const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
+        do {
+            std::this_thread::yield();
+            job = *box;
+        } while (job == _WAITING && !pool->closed && std::chrono::steady_clock::now() < end);
+        if (job == _WAITING && box->compare_exchange_strong(job, nullptr)) return;
+        *box = nullptr;
+    }
+}
+
+// Have threads help: those that wait, and as many new ones as may be started.
+void _call_for_help(_Pool* pool, const std::shared_ptr<_Work>& work, ptrdiff_t starts) try {
+    std::atomic<_Job*> *box = pool->boxes, *end = box + pool->count;
+    for (ptrdiff_t self = 1; self < work->threads; ++self) {
+        _Job* waiting = nullptr;
+        for (; box < end && waiting != _WAITING; ++box) waiting = *box;
+        if (waiting != _WAITING && self > starts) return;
+        std::unique_ptr<_Job> job(new _Job{_run, work, self});
+        if (waiting == _WAITING && box[-1].compare_exchange_strong(waiting, job.get())) {
+            job.release();
+        } else if (self <= starts) {
+            std::thread(_serve, pool, job.get()).detach();
+            job.release();
+        }
+    }
+} catch (...) {  // no memory, or no more threads to be had: then without them
+}
+
+// Run each block, with the help of others. Raises bad_alloc where one could not be run.
+void _together(
+    const void* call, void (*run)(const void*, ptrdiff_t), ptrdiff_t blocks, ptrdiff_t threads,
+    ptrdiff_t starts, _Pool* pool
+) {
+    std::shared_ptr<_Work> work;
+    try {
+        work.reset(new _Work{call, run, blocks, threads});
+    } catch (...) {  // no memory to share
+        for (ptrdiff_t b = 0; b < blocks; ++b) run(call, b);
+        return;
+    }
+    _call_for_help(pool, work, starts);
+    work->help(0);
+    while (work->done < blocks) std::this_thread::yield();
+    if (work->failed) throw std::bad_alloc();
+}
+"""
+
+
+@functools.cache
+def count() -> int:
+    """How many threads a kernel may use: the cores of this process, or fewer by OMP_NUM_THREADS."""
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, int(limit))) if limit.isdecimal() else cores
+
+
+_HEAD = 2  # what is before the boxes in a _Pool
+
+
+@functools.cache
+def _pool() -> ctypes.Array:
+    boxes = max(1, count() - 1)
+    pool = (ctypes.c_ssize_t * (_HEAD + boxes))(boxes)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(pool))  # at the end of the process threads may look at it
+    return pool
+
+
+@functools.cache
+def pool() -> int:
+    """The address of this process's `_Pool`."""
+    return ctypes.addressof(_pool())
+
+
+def _close() -> None:
+    """Before a fork: have waiting threads end, which the new process will not have."""
+    pool = _pool()
+    pool[1], late = 1, time.monotonic() + 1
+    while any(pool[_HEAD:]) and time.monotonic() < late:
+        time.sleep(1e-5)
+
+
+def _open() -> None:
+    """After a fork, on both sides."""
+    _pool()[1] = 0
+
+
+def _begin() -> None:
+    """In the new process."""
+    pool = _pool()
+    pool[_HEAD:] = [0] * (len(pool) - _HEAD)
+    _open()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_close, after_in_parent=_open, after_in_child=_begin)
