@@ -28,22 +28,28 @@ template <typename _T, typename _F> static inline _T _sum(ptrdiff_t m, _F f) {
     return parts[0];
 }
 
+template <typename _T> static inline _T _larger(_T a, _T b) { return a < b ? b : a; }
+
 // The largest; NaN if there is one.
 template <typename _T, typename _F> static inline _T _max(ptrdiff_t m, _F f) {
-    _T parts[32];
+    _T parts[32], q[8];
+    int nan = 0;
     for (_T& part : parts) part = -std::numeric_limits<_T>::infinity();
     ptrdiff_t j = 0;
     for (; j + 32 <= m; j += 32) for (int k = 0; k < 32; ++k) {
         const _T x = f(j + k);
-        parts[k] = parts[k] >= x || parts[k] != parts[k] ? parts[k] : x;
+        parts[k] = _larger(parts[k], x);
+        nan |= x != x;
     }
     for (int k = 0; j < m; ++j, ++k) {
         const _T x = f(j);
-        parts[k] = parts[k] >= x || parts[k] != parts[k] ? parts[k] : x;
+        parts[k] = _larger(parts[k], x);
+        nan |= x != x;
     }
-    _T largest = parts[0];
-    for (_T part : parts) largest = largest >= part || largest != largest ? largest : part;
-    return largest;
+    for (int k = 0; k < 8; ++k)
+        q[k] = _larger(_larger(parts[k], parts[k + 8]), _larger(parts[k + 16], parts[k + 24]));
+    for (int k = 0; k < 2; ++k) q[k] = _larger(_larger(q[k], q[k + 2]), _larger(q[k + 4], q[k + 6]));
+    return nan ? std::numeric_limits<_T>::quiet_NaN() : _larger(q[0], q[1]);
 }
 """
 
@@ -54,7 +60,7 @@ typedef long long int64_t;
 typedef int int32_t;
 template <typename _T> struct _Add { static __device__ _T of(_T a, _T b) { return a + b; } };
 template <typename _T> struct _Larger {
-    static __device__ _T of(_T a, _T b) { return a >= b || a != a ? a : b; }
+    static __device__ _T of(_T a, _T b) { return (a < b) | (b != b) ? b : a; }
 };
 template <typename _Op, typename _T> static __device__ _T _of_all(_T x) {
     __shared__ _T parts[32];

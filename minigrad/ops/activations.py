@@ -13,8 +13,10 @@ _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 _ONE_OVER_SQRT_TAU = 1 / math.sqrt(2 * math.pi)
 
 
+_RELU = ElementwiseKernel("T x", "T y", "y = x <= 0 ? T(0) : x", "relu")
 _RELU_DX = ElementwiseKernel("T g, T y", "T dx", "dx = y <= 0 ? T(0) : g", "relu_dx")
 _SIGMOID = ElementwiseKernel("T x", "T y", "y = sigmoid(x)", "sigmoid_of", preamble=FUNCTIONS, cost=3)
+_SIGMOID_DX = ElementwiseKernel("T g, T y", "T dx", "dx = g * y * (1 - y)", "sigmoid_dx")
 _SILU = ElementwiseKernel("T x", "T y", "y = x * sigmoid(x)", "silu", preamble=FUNCTIONS, cost=3)
 _SILU_DX = ElementwiseKernel(
     "T g, T x",
@@ -27,7 +29,7 @@ _SILU_DX = ElementwiseKernel(
 _GELU = ElementwiseKernel(
     "T x",
     "T y",
-    "y = x * (T(0.5) * (1 + fast_erf(x * T(0.70710678118654752440))))",
+    "y = x * normal_cdf(x, fast_exp(T(-0.5) * x * x))",
     "gelu",
     preamble=FUNCTIONS,
     cost=5,
@@ -36,8 +38,8 @@ _GELU_DX = ElementwiseKernel(
     "T g, T x",
     "T dx",
     """
-    const T cdf = T(0.5) * (1 + fast_erf(x * T(0.70710678118654752440)));
-    dx = g * (cdf + x * fast_exp(T(-0.5) * x * x) * T(0.39894228040143267794));
+    const T bell = fast_exp(T(-0.5) * x * x);
+    dx = g * (normal_cdf(x, bell) + x * bell * T(0.39894228040143267794));
     """,
     "gelu_dx",
     preamble=FUNCTIONS,
@@ -49,7 +51,7 @@ def _relu_dx(xp, g, out):
     return _RELU_DX(g, out) if fits(g) else xp.where(out <= 0, 0.0, g)
 
 
-@elementwise(lambda xp, x: xp.maximum(x, 0), x=_relu_dx)
+@elementwise(lambda xp, x: _RELU(x) if fits(x) else xp.maximum(x, 0), x=_relu_dx)
 def relu(x) -> Any:
     """The larger of x and 0. Its derivative at 0 is taken as 0; the gradient passes NaN. Both as in torch."""
 
@@ -60,7 +62,7 @@ def _sigmoid(xp, x):
     return xp.exp(xp.minimum(x, 0)) / (1 + xp.exp(xp.abs(x) * -1.0))  # without overflow
 
 
-@elementwise(_sigmoid, x=lambda g, out: g * out * (1 - out))
+@elementwise(_sigmoid, x=lambda g, out: _SIGMOID_DX(g, out) if fits(g) else g * out * (1 - out))
 def sigmoid(x) -> Any:
     """1 / (1 + exp(-x))."""
 
