@@ -1,6 +1,8 @@
 """Kernels: the compiled text against the reference, and what arguments may be."""
 
 import copy
+import time
+from collections.abc import Callable
 from unittest import mock
 
 import numpy as np
@@ -135,6 +137,47 @@ def test_a_text_that_gets_no_memory(count, monkeypatch):
         x[list(bad)] = -1
         with pytest.raises(MemoryError, match="hungry"):
             kernel(x, y, size=1000)
+
+
+@needs_compiler
+def test_a_thread_that_has_helped_helps_the_next_kernel(monkeypatch):
+    """Without a new one being started; and when there is nothing more to do it ends."""
+
+    def noting(name: str, count: int, starts: bool) -> Callable[[], set[int]]:
+        """A kernel of ten blocks that notes which threads they had."""
+        kernel = ElementwiseKernel(
+            "raw int64 x",
+            "raw uint64 who",
+            """
+            const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(100);
+            while (std::chrono::steady_clock::now() < end) {}
+            who[i] = std::hash<std::thread::id>()(std::this_thread::get_id());
+            """,
+            name,
+            cost=1e9,
+            block=1,
+            reference=lambda x: x,
+        )
+
+        def run() -> set[int]:
+            monkeypatch.setattr(threads, "count", lambda: count)
+            monkeypatch.setattr(threads, "WORTH_A_START", 1 if starts else 1 << 62)
+            return set(kernel(np.zeros(10, np.int64), np.zeros(10, np.uint64), size=10).tolist())
+
+        return run
+
+    alone, first, second = noting("alone", 1, False), noting("first", 2, True), noting("second", 2, False)
+    own = alone()
+    assert len(own) == 1
+    attempts = 0
+    while not (shared := first() & (second() - own)):
+        attempts += 1
+        assert attempts < 10_000
+    assert len(shared) == 1
+    while second() != own:
+        time.sleep(0.001)
+        attempts += 1
+        assert attempts < 20_000
 
 
 @pytest.mark.parametrize("n", [1, 7, 1 << 14, (1 << 14) + 1, 3_000_001])

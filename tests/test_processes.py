@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import COMPILES
+from helpers import COMPILES, needs_compiler
 from trainings import NETS, Training
 
 import minigrad as mg
@@ -118,6 +118,42 @@ assert forked(lambda: forked(heavy)) == first
 print("done")
 """
     assert run(BEGIN + code, tmp_path, kernels) == "done\n"
+
+
+@needs_fork
+@needs_compiler
+def test_threads_end_before_a_fork(tmp_path):
+    """Those that wait for the next kernel: the new process does not have them, and Python warns of them."""
+    code = """
+import os, sys
+seen = []
+def look():
+    seen.append(list(threads._pool()))
+os.register_at_fork(before=look)                            # which comes after what is registered later
+import numpy as np
+from minigrad.kernels import ElementwiseKernel, threads
+kernel = ElementwiseKernel("T x", "T y", "y = x + 1", "plus_one", cost=1e6, reference=lambda x: x + 1)
+threads.count = lambda: 3
+x = np.zeros(100_000)
+for attempt in range(100_000):
+    kernel(x)
+    if any(threads._pool()[2:]):
+        break
+else:
+    sys.exit("no thread waited")
+for _ in range(20):
+    if pid := os.fork():
+        assert os.waitpid(pid, 0)[1] == 0
+    else:
+        same = list(threads._pool()[1:]) == [0] * len(threads._pool()[1:]) and (kernel(x) == 1).all()
+        os._exit(not same)
+    kernel(x)
+assert len(seen) == 20
+for closed, *boxes in (pool[1:] for pool in seen):
+    assert closed and not any(boxes), seen
+print("done")
+"""
+    assert run(code, tmp_path) == "done\n"
 
 
 @needs_fork

@@ -72,6 +72,7 @@ _Job* const _WAITING = reinterpret_cast<_Job*>(1);
 void _serve(_Pool* pool, _Job* job) {
     for (;;) {
         job->run(job);
+        if (pool->closed) return;
         std::atomic<_Job*>* box = pool->boxes;
         for (_Job* empty = nullptr; !box->compare_exchange_strong(empty, _WAITING); empty = nullptr)
             if (++box == pool->boxes + pool->count) return;
