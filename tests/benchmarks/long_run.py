@@ -4,11 +4,16 @@
 
 prints for each tenth of them the time of a step, the memory of the process that is in use, and how many
 blocks of memory Python has handed out, which a single object that each step leaves behind would show.
+
+A machine that others use, too, gets faster and slower by itself. So at the end the process takes turns with
+some that have only begun, a hundred steps each: shown are the shares of a step's median time in theirs.
 """
 
 import gc
 import itertools
 import os
+import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -88,15 +93,50 @@ def tenths(step: Callable[[], object], steps: int) -> Iterator[Tenth]:
         yield Tenth(taken / (steps // 10) * 1e6, resident(), sys.getallocatedblocks())
 
 
+def seconds(step: Callable[[], object], count: int = 100) -> float:
+    """The time that so many steps take."""
+    start = time.perf_counter()
+    for _ in range(count):
+        step()
+    return time.perf_counter() - start
+
+
+def beside_a_fresh_process(step: Callable[[], object], name: str, turns: int = 100) -> float:
+    """A step's time as a share of what it takes in a process that begins now."""
+    command = [sys.executable, __file__, "--fresh", name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        here, there = [], []
+        for turn in range(turns + 10):
+            here.append(seconds(step))
+            process.stdin.write("go on\n")
+            process.stdin.flush()
+            there.append(float(process.stdout.readline()))
+            if turn == 9:  # now both are warm
+                here, there = [], []
+        process.stdin.close()
+    return statistics.median(here) / statistics.median(there)
+
+
 def main() -> None:
-    """Print the figures of both trainings."""
+    """Print the figures of both trainings; or be the fresh process."""
+    mg.random.seed(0)
+    if sys.argv[1:2] == ["--fresh"]:
+        step = VARIANTS[sys.argv[2]]()
+        for _ in sys.stdin:
+            print(seconds(step), flush=True)
+        return
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     for name, make in VARIANTS.items():
         mg.random.seed(0)
+        step = make()
         print(f"{name}: {make.__doc__} {steps:,} of them\n  tenth   µs a step   MB in use   blocks")
-        for k, tenth in enumerate(tenths(make(), steps), 1):
+        for k, tenth in enumerate(tenths(step, steps), 1):
             size = f"{tenth.resident / 2**20:9.2f}"
             print(f"  {k:5} {tenth.microseconds:11.1f} {size:>11} {tenth.blocks:8,}", flush=True)
+        shares = [beside_a_fresh_process(step, name) for _ in range(5)]
+        print("  beside five fresh processes:", " ".join(f"{share:.2f}" for share in shares), flush=True)
 
 
 if __name__ == "__main__":
