@@ -156,21 +156,21 @@ class Plan:
 
     def _call(self, n: int, args: Sequence[Any], stops: Sequence[int]) -> bytes:
         """The arguments as the compiled function takes them."""
-        hands = starts = 0
-        if self._others:
-            work = n * self._bytes + sum(args[place].nbytes for place in self._raw)
-            work = int(work * self.kernel.cost)
-            hands = min(work // threads.WORTH_A_HAND, self._others)
-            starts = min(work // threads.WORTH_A_START, self._others)
         # Arrays go as the addresses of their objects, which CPython's `id` is, see source.py.
-        values = [n, 1 + hands, starts, self._pool, *self._dtypes, *self._scalars(args)]
-        values += map(id, self._arrays(args))
+        values = [n, 1, 0, self._pool, *self._dtypes, *self._scalars(args), *map(id, self._arrays(args))]
+        work = n * self._bytes
         for place in self._raw:
-            values += id(args[place]), args[place].size
+            array = args[place]
+            values += id(array), array.size
+            work += array.nbytes
         count = len(stops)
         values.append(count)
         for place in self._pieces:
             values += map(id, args[place])
+        work *= self.kernel.cost
+        if work > threads.WORTH_A_HAND and self._others:
+            values[1] += min(int(work / threads.WORTH_A_HAND), self._others)
+            values[2] = min(int(work / threads.WORTH_A_START), self._others)
         return self._packed(count)(*values, *stops)
 
     def _mended(self, problem: int, n: int, args: Sequence[Any], stops: Sequence[int]) -> list[Any]:

@@ -134,6 +134,9 @@ class RowKernel:
         self.outputs = parse(out_params, True, name)
         self.sums = parse(sums, True, name)
         self._on_cupy: dict[str, Any] = {}
+        self._arrays = [(k, p) for k, p in enumerate(self.inputs) if p.raw or p.type == "T"]
+        self._first = next(k for k, p in self._arrays if not p.raw)
+        self._dtypes = {p.type: numpy.dtype(p.type) for p in [*self.inputs, *self.outputs] if p.type != "T"}
         self._cpu = ElementwiseKernel(
             ", ".join([*map(_raw, self.inputs), "int64 rows", "int64 groups", "int64 m"]),
             ", ".join(map(_raw, [*self.outputs, *self.sums])),
@@ -168,29 +171,28 @@ class RowKernel:
         """Compute: its one output, or a tuple of all, with the sums at the end.
 
         Raises:
-            TypeError: arrays of other dtypes than declared, or than the others of type T.
+            TypeError: wrong number of arguments, or arrays of other dtypes than declared, or than the others
+                of type T.
             ValueError: arrays with rows differ in shape, or devices differ.
         """
-        like = next(a for p, a in zip(self.inputs, args, strict=True) if p.type == "T" and not p.raw)
-        shape, m = like.shape, like.shape[-1]
-        rows = math.prod(shape[:-1])
+        if len(args) != len(self.inputs):
+            raise TypeError(f"{self.name}: takes {len(self.inputs)} inputs, got {len(args)} arguments")
+        like = args[self._first]
+        shape, dtype, dtypes = like.shape, like.dtype, self._dtypes
+        rows, m = math.prod(shape[:-1]), shape[-1]
         on_cpu = type(like) is numpy.ndarray
         xp = numpy if on_cpu else namespace(self.name, list(args))
-        ready = []
-        for p, a in zip(self.inputs, args, strict=True):
-            if p.raw or p.type == "T":
-                wanted = like.dtype if p.type == "T" else p.type
-                if type(a) is not type(like) or a.dtype != wanted:
-                    raise TypeError(f"{self.name}: {p.name!r} must be an array of {wanted} like the first")
-                if not p.raw and a.shape != shape:
-                    raise ValueError(f"{self.name}: {p.name!r} has shape {a.shape}, the first array {shape}")
-                a = a if a.flags.c_contiguous else xp.array(a, order="C")
-            ready.append(a)
+        ready = list(args)
+        for k, p in self._arrays:
+            a, wanted = args[k], dtypes.get(p.type, dtype)
+            if type(a) is not type(like) or a.dtype != wanted:
+                raise TypeError(f"{self.name}: {p.name!r} must be an array of {wanted} like the first")
+            if not p.raw and a.shape != shape:
+                raise ValueError(f"{self.name}: {p.name!r} has shape {a.shape}, the first array {shape}")
+            if not a.flags.c_contiguous:
+                ready[k] = xp.array(a, order="C")
         groups = min(rows, GROUPS if on_cpu else BLOCKS)
-        outs = [
-            xp.empty(shape[:-1] if p.raw else shape, like.dtype if p.type == "T" else p.type)
-            for p in self.outputs
-        ]
+        outs = [xp.empty(shape[:-1] if p.raw else shape, dtypes.get(p.type, dtype)) for p in self.outputs]
         parts = [xp.empty((groups, m), like.dtype) for _ in self.sums]
         if on_cpu:
             self._cpu(*ready, rows, groups, m, *outs, *parts, size=groups)

@@ -13,6 +13,8 @@ _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 _ONE_OVER_SQRT_TAU = 1 / math.sqrt(2 * math.pi)
 
 
+_WORTH_A_KERNEL = 1 << 13  # elements: for fewer, one call of the array library is the faster one
+
 _RELU = ElementwiseKernel("T x", "T y", "y = x <= 0 ? T(0) : x", "relu")
 _RELU_DX = ElementwiseKernel("T g, T y", "T dx", "dx = y <= 0 ? T(0) : g", "relu_dx")
 _SIGMOID = ElementwiseKernel("T x", "T y", "y = sigmoid(x)", "sigmoid_of", preamble=FUNCTIONS, cost=3)
@@ -47,11 +49,15 @@ _GELU_DX = ElementwiseKernel(
 )
 
 
+def _relu(xp, x):
+    return _RELU(x) if fits(x) and x.size > _WORTH_A_KERNEL else xp.maximum(x, 0)
+
+
 def _relu_dx(xp, g, out):
-    return _RELU_DX(g, out) if fits(g) else xp.where(out <= 0, 0.0, g)
+    return _RELU_DX(g, out) if fits(g) and g.size > _WORTH_A_KERNEL else xp.where(out <= 0, 0.0, g)
 
 
-@elementwise(lambda xp, x: _RELU(x) if fits(x) else xp.maximum(x, 0), x=_relu_dx)
+@elementwise(_relu, x=_relu_dx)
 def relu(x) -> Any:
     """The larger of x and 0. Its derivative at 0 is taken as 0; the gradient passes NaN. Both as in torch."""
 

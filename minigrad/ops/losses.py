@@ -26,10 +26,11 @@ _ROWS = RowKernel(
 )
 
 _ROWS_DX = RowKernel(
-    "T x, raw int64 target, raw T largest, raw T logarithm, raw T g, float64 smoothing",
+    "T x, raw int64 target, raw T largest, raw T logarithm, raw T g, int64 step, float64 factor, "
+    "float64 smoothing",
     "T dx",
     """
-    const T top = largest[i], rest = logarithm[i], slope = g[i];
+    const T top = largest[i], rest = logarithm[i], slope = g[step * i] * T(factor);
     const T evenly = T(smoothing) / m, wanted = T(1 - smoothing);
     const int64_t its = target[i];
     EACH(dx[j] = (fast_exp(x[j] - top - rest) - evenly - (j == its ? wanted : T(0))) * slope)
@@ -45,8 +46,7 @@ def _rows_dx(xp, g, x, target, factor, smoothing, summed, kept):
         return through_reference(
             lambda x: _composed(x, classes, 1, factor, smoothing, summed), g, ("x",), x=x
         )["x"]
-    slopes = xp.ascontiguousarray(xp.broadcast_to(g * -factor, x.shape[:1]))
-    return _ROWS_DX(x, target, *kept, slopes, smoothing)
+    return _ROWS_DX(x, target, *kept, g, g.ndim, -factor, smoothing)  # one gradient for all rows, or each
 
 
 @primitive("classes are numbered from 0 to one less than there are", x=_rows_dx)
