@@ -171,6 +171,25 @@ def test_second_derivatives_of_embeddings(device):
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_relu_by_its_kernels_is_what_array_code_gives(dtype, monkeypatch):
+    special = [0.0, -0.0, math.inf, -math.inf, math.nan, 1e-40, -1e-40]
+    random = np.random.default_rng(0)
+    values, slopes = np.repeat([*special, *random.normal(size=20)], 27), np.tile([*special, *range(20)], 27)
+    found = []
+    for many in (0, 1000):
+        monkeypatch.setattr("minigrad.kernels.plan.MANY", many)
+        x = mg.tensor(values, dtype=dtype, requires_grad=True)
+        y = mg.relu(x)
+        y.backward(mg.tensor(slopes, dtype=dtype))
+        found.append((y.detach().numpy(), x.grad.numpy()))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0][0], np.maximum(values.astype(dtype), 0))
+    passed = ~(values.astype(dtype) <= 0)
+    np.testing.assert_array_equal(found[0][1], np.where(passed, slopes, 0).astype(dtype))
+
+
+@needs_compiler
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 @pytest.mark.parametrize("shape", [(7, 200), (7, 3, 50), (7,)])
 def test_rows_are_added_by_the_kernel_as_by_numpy(shape, dtype, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import nn
+from minigrad.kernels import plan
 from minigrad.nn import functional as F  # noqa: N812
 
 REDUCTIONS = ["mean", "sum", "none"]
@@ -44,6 +45,12 @@ def compare(
         np.testing.assert_allclose(a.grad, b.grad.numpy(), rtol=tolerance, atol=tolerance)
     layer = getattr(nn, LAYERS[name])(**arguments)
     np.testing.assert_array_equal(layer(mg.tensor(input), target).numpy(), ours.detach().numpy())
+
+
+@pytest.fixture(autouse=True, params=[0, plan.MANY], ids=["kernels", "array code"])
+def _many(request, monkeypatch):
+    """By kernels, as large arrays are computed, and by array code, as small ones are."""
+    monkeypatch.setattr(plan, "MANY", request.param)
 
 
 LAYERS = {

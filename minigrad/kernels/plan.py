@@ -58,6 +58,15 @@ def fits(x: Any, *others: Any) -> bool:
     return alike and x.dtype.char in "fd" and x.size > 0
 
 
+MANY = 1 << 13
+"""Elements: for fewer, a few calls of the array library take less time than one of a kernel."""
+
+
+def pays(x: Any, *others: Any) -> bool:
+    """Whether kernels run on these, as `fits` says, and faster than a few calls of the array library."""
+    return fits(x, *others) and x.size > MANY
+
+
 @functools.cache
 def _compiler_works() -> bool:
     from . import compiler  # which imports a third of what NumPy does

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from ..backend import cast
-from ..kernels import ElementwiseKernel, fits
+from ..kernels import ElementwiseKernel, fits, pays
 from ..kernels.vectors import FUNCTIONS
 from ..primitive import elementwise, primitive
 
@@ -12,8 +12,6 @@ _SQRT_HALF = math.sqrt(0.5)
 _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 _ONE_OVER_SQRT_TAU = 1 / math.sqrt(2 * math.pi)
 
-
-_WORTH_A_KERNEL = 1 << 13  # elements: for fewer, one call of the array library is the faster one
 
 _RELU = ElementwiseKernel("T x", "T y", "y = x <= 0 ? T(0) : x", "relu")
 _RELU_DX = ElementwiseKernel("T g, T y", "T dx", "dx = y <= 0 ? T(0) : g", "relu_dx")
@@ -50,11 +48,11 @@ _GELU_DX = ElementwiseKernel(
 
 
 def _relu(xp, x):
-    return _RELU(x) if fits(x) and x.size > _WORTH_A_KERNEL else xp.maximum(x, 0)
+    return _RELU(x) if pays(x) else xp.maximum(x, 0)
 
 
 def _relu_dx(xp, g, out):
-    return _RELU_DX(g, out) if fits(g) and g.size > _WORTH_A_KERNEL else xp.where(out <= 0, 0.0, g)
+    return _RELU_DX(g, out) if pays(g) else xp.where(out <= 0, 0.0, g)
 
 
 @elementwise(_relu, x=_relu_dx)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..autograd import Variable, wrap
-from ..kernels import RowKernel, fits
+from ..kernels import RowKernel, fits, pays
 from ..primitive import primitive, through_reference
 from . import beyond
 from .indexing import grid
@@ -99,6 +99,6 @@ def cross_entropy_of(x, target, axis, factor, smoothing, summed) -> Any:
         smoothing: the part of each target that is spread evenly over the classes.
         summed: whether to sum over all places.
     """
-    if axis == 1 and len(x.shape) == 2 and fits(x._data) and type(target) is type(x._data):
+    if axis == 1 and len(x.shape) == 2 and pays(x._data) and type(target) is type(x._data):
         return _cross_entropy_rows(x, target.astype("int64", copy=False), factor, smoothing, summed)
     return _composed(x, target, axis, factor, smoothing, summed)
