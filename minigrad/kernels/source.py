@@ -219,6 +219,8 @@ HALF = PRELUDE + 'extern "C" int run_half(const char*) { return float16(0) != 0;
 """A source that shows whether the compiler has a 16-bit type."""
 
 TEMPLATE = """
+namespace {{
+
 struct _Call {{
     ptrdiff_t _n, _threads, _starts;
     _Pool* _pool;
@@ -332,11 +334,10 @@ def generate(kernel: Any, kinds: Sequence[Kind]) -> str:
     return "\n".join(
         [
             PRELUDE,
+            SHARING,
             *(f"typedef {cpp} {letter};" for letter, cpp in typedefs.items()),
             f'#line 1 "{kernel.name}, preamble"',
             kernel.preamble,
-            "namespace {",
-            SHARING,
             TEMPLATE.format(
                 name=kernel.name,
                 dtypes="".join(f"const void* _{t}; " for t in array_types(kernel.params, kinds)),

@@ -12,6 +12,8 @@ WORTH_A_HAND = 1 << 19
 """Bytes for each thread that is there already."""
 
 SHARING = """
+namespace {
+
 // The blocks of a call, done by several threads.
 //
 // Each thread has a share of the blocks and goes through it from the front, and then helps with those of
@@ -120,6 +122,8 @@ void _together(
     work->help(0);
     while (work->done < blocks) std::this_thread::yield();
     if (work->failed) throw std::bad_alloc();
+}
+
 }
 """
 
