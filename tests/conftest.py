@@ -31,7 +31,7 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")
 # Hypothesis draws the same examples in every run, unless it is told to draw more; and however slow it goes.
 settings.register_profile(
     "minigrad",
-    derandomize=not os.environ.get("MINIGRAD_EXAMPLES"),
+    derandomize=not int(os.environ.get("MINIGRAD_EXAMPLES", "0")),
     database=None,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

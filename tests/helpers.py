@@ -67,6 +67,7 @@ def python(code: str, *arguments: str, **environment: str) -> str:
         capture_output=True,
         text=True,
         check=False,
+        timeout=3600,
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     return done.stdout.strip()

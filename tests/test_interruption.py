@@ -5,7 +5,9 @@ import gc
 import os
 import random
 import signal
+import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
@@ -107,9 +109,13 @@ def interrupt_training(steps: int) -> int:
 
     w = changes.world(trained=False, norm=False)
     states = [learned(w)]
+    taken = []
     for _ in range(steps):
+        begin = time.perf_counter()
         w.train()
+        taken.append(time.perf_counter() - begin)
         states.append(learned(w))
+    step = statistics.median(taken)  # most of them compile nothing
     rng, done, interrupted, armed = random.Random(0), 0, 0, False
     w = changes.world(trained=False, norm=False)
 
@@ -123,7 +129,7 @@ def interrupt_training(steps: int) -> int:
         """Until it is interrupted. (Python 3.13 lets a signal escape at the end of a `while` in a `try`.)"""
         nonlocal armed, done
         armed = True
-        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 2e-3))
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 4 * step))
         while armed and done < steps:
             w.train()
             done += 1

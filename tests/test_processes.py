@@ -123,34 +123,60 @@ print("done")
 @needs_fork
 @needs_compiler
 def test_threads_end_before_a_fork(tmp_path):
-    """Those that wait for the next kernel: the new process does not have them, and Python warns of them."""
+    """Those that help with kernels: the new process does not have them, and Python warns of them."""
     code = """
 import os, sys
 seen = []
 def look():
-    seen.append(list(threads._pool()))
+    seen.append(list(threads._pools[0]))
 os.register_at_fork(before=look)                            # which comes after what is registered later
 import numpy as np
 from minigrad.kernels import ElementwiseKernel, threads
 kernel = ElementwiseKernel("T x", "T y", "y = x + 1", "plus_one", cost=1e6, reference=lambda x: x + 1)
 threads.count = lambda: 3
 x = np.zeros(100_000)
-for attempt in range(100_000):
-    kernel(x)
-    if any(threads._pool()[2:]):
-        break
-else:
-    sys.exit("no thread waited")
+kernel(x)
+pool, alive = threads._pools[0], 0
 for _ in range(20):
+    kernel(x)
+    alive += pool[2]
     if pid := os.fork():
         assert os.waitpid(pid, 0)[1] == 0
     else:
-        same = list(threads._pool()[1:]) == [0] * len(threads._pool()[1:]) and (kernel(x) == 1).all()
-        os._exit(not same)
-    kernel(x)
+        os._exit(not (not any(pool[1:]) and (kernel(x) == 1).all()))
+assert alive, "no thread came to help"
 assert len(seen) == 20
-for closed, *boxes in (pool[1:] for pool in seen):
-    assert closed and not any(boxes), seen
+for _, closed, alive, *boxes in seen:
+    assert closed and not alive and not any(boxes), seen
+pool[1:] = [1] * len(pool[1:])
+threads._begin()
+assert not any(pool[1:])
+print("done")
+"""
+    assert run(code, tmp_path) == "done\n"
+
+
+@needs_fork
+@needs_compiler
+def test_threads_take_no_signals(tmp_path):
+    """A signal that a program blocks in its own threads waits, as it must, and does not end the process."""
+    code = """
+import os, signal
+import numpy as np
+from minigrad.kernels import ElementwiseKernel, threads
+kernel = ElementwiseKernel("T x", "T y", "y = x + 1", "plus_one", cost=1e6, reference=lambda x: x + 1)
+threads.count = lambda: 3
+x = np.zeros(100_000)
+kernel(x)
+for _ in range(50):
+    if pid := os.fork():
+        assert os.waitpid(pid, 0)[1] == 0
+    else:
+        for _ in range(5):
+            kernel(x)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os._exit(signal.sigtimedwait({signal.SIGUSR1}, 10) is None)
 print("done")
 """
     assert run(code, tmp_path) == "done\n"

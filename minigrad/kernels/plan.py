@@ -59,12 +59,15 @@ def fits(x: Any, *others: Any) -> bool:
 
 
 MANY = 1 << 13
-"""Elements: for fewer, a few calls of the array library take less time than one of a kernel."""
+"""Elements: for fewer, a few calls of NumPy take less time than one of a kernel."""
 
 
-def pays(x: Any, *others: Any) -> bool:
-    """Whether kernels run on these, as `fits` says, and faster than a few calls of the array library."""
-    return fits(x, *others) and x.size > MANY
+def pays(x: Any) -> bool:
+    """Whether kernels run on x, as `fits` says, and faster than a few calls of the array library.
+
+    On a GPU they do at any size: there each call is the launch of a kernel.
+    """
+    return fits(x) and (x.size > MANY or type(x) is not numpy.ndarray)
 
 
 @functools.cache

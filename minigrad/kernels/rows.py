@@ -135,7 +135,10 @@ class RowKernel:
         self.sums = parse(sums, True, name)
         self._on_cupy: dict[str, Any] = {}
         self._arrays = [(k, p) for k, p in enumerate(self.inputs) if p.raw or p.type == "T"]
-        self._first = next(k for k, p in self._arrays if not p.raw)
+        in_rows = [k for k, p in self._arrays if not p.raw]
+        if not in_rows:
+            raise ValueError(f"{name}: no input has rows: one must be 'T name', and not raw")
+        self._first = in_rows[0]
         self._dtypes = {p.type: numpy.dtype(p.type) for p in [*self.inputs, *self.outputs] if p.type != "T"}
         self._cpu = ElementwiseKernel(
             ", ".join([*map(_raw, self.inputs), "int64 rows", "int64 groups", "int64 m"]),

@@ -150,11 +150,13 @@ PRELUDE = (
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <memory>
 #include <new>
+#include <pthread.h>
 #include <thread>
 #include <vector>
 
@@ -278,8 +280,8 @@ void _block(const void* call, ptrdiff_t block) {{
 extern "C" int run_{name}(const _Call* call, int only) noexcept try {{
     if (only < 2) if (int problem = _problem(*call)) return problem;
     if (only == 1) return 0;
-    if (call->_threads > 1) {{
-        const ptrdiff_t blocks = (call->_n + {block} - 1) / {block};
+    const ptrdiff_t blocks = (call->_n + {block} - 1) / {block};
+    if (call->_threads > 1 && blocks > 1) {{
         _together(call, _block, blocks, call->_threads, call->_starts, call->_pool);
     }} else {{
         _range(*call, 0, call->_n);

@@ -6,7 +6,7 @@ import os
 import time
 
 WORTH_A_START = 4 << 20
-"""Bytes of work, read or written, for each thread that is started: that takes as long as 1 MB of them."""
+"""Bytes of work, read or written, for each thread that is started, which takes as long as 1 MB of work."""
 
 WORTH_A_HAND = 1 << 19
 """Bytes for each thread that is there already."""
@@ -48,10 +48,12 @@ struct _Work {
 };
 
 // What a thread is handed; `run` comes first, so that the code of one kernel can run a job of another.
+struct _Pool;
 struct _Job {
     void (*run)(_Job*);
     std::shared_ptr<_Work> work;
     ptrdiff_t self;
+    _Pool* pool;
 };
 
 void _run(_Job* job) {
@@ -60,50 +62,88 @@ void _run(_Job* job) {
 }
 
 // To start a thread takes as long as a loop over 100,000 elements. So one that has helped waits a little in
-// a box for its next job, of whatever kernel: these boxes are all that kernels share. In an empty one is
+// a box for its next job, of whatever kernel: a pool of these is all that kernels share. In an empty box is
 // null, in one where a thread waits _WAITING. Meanwhile it gives way to any other thread, such as BLAS's;
 // and soon it ends, so that none is left when nothing is computed, nor (see below) when a process forks.
 struct _Pool {
-    const ptrdiff_t count;
-    std::atomic<ptrdiff_t> closed;
-    std::atomic<_Job*> boxes[1];  // `count` of them
+    const ptrdiff_t count;  // of boxes
+    std::atomic<ptrdiff_t> closed, alive;  // whether threads are to end; and how many there are
+    std::atomic<_Job*> boxes[1];
 };
 
 _Job* const _WAITING = reinterpret_cast<_Job*>(1);
 
-void _serve(_Pool* pool, _Job* job) {
-    for (;;) {
-        job->run(job);
-        if (pool->closed) return;
-        std::atomic<_Job*>* box = pool->boxes;
-        for (_Job* empty = nullptr; !box->compare_exchange_strong(empty, _WAITING); empty = nullptr)
-            if (++box == pool->boxes + pool->count) return;
-        const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
-        do {
-            std::this_thread::yield();
-            job = *box;
-        } while (job == _WAITING && !pool->closed && std::chrono::steady_clock::now() < end);
-        if (job == _WAITING && box->compare_exchange_strong(job, nullptr)) return;
-        *box = nullptr;
+// The next job of a thread; null where there is none.
+_Job* _wait(_Pool* pool) {
+    std::atomic<_Job*>* box = pool->boxes;
+    for (_Job* empty = nullptr; !box->compare_exchange_strong(empty, _WAITING); empty = nullptr)
+        if (++box == pool->boxes + pool->count) return nullptr;
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
+    _Job* job;
+    do {
+        std::this_thread::yield();
+        job = *box;
+    } while (job == _WAITING && !pool->closed && std::chrono::steady_clock::now() < end);
+    if (job == _WAITING && box->compare_exchange_strong(job, nullptr)) return nullptr;
+    *box = nullptr;
+    return job;
+}
+
+void* _serve(void* first) {
+    _Job* job = static_cast<_Job*>(first);
+    _Pool* const pool = job->pool;
+    for (; job; job = _wait(pool)) job->run(job);
+    --pool->alive;
+    return nullptr;
+}
+
+// While there is one, threads are started that take no signals but those of their own faults: a program may
+// block a signal in all the threads that it knows of.
+struct _NoSignals {
+#ifndef _WIN32
+    sigset_t before;
+    _NoSignals() {
+        sigset_t all;
+        sigfillset(&all);
+        for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&all, fault);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
     }
+    ~_NoSignals() { pthread_sigmask(SIG_SETMASK, &before, nullptr); }
+#endif
+};
+
+// Start a thread; whether there was one to be had. It is detached from the first: `std::thread` detaches it
+// when it may be over already, which some versions of glibc do not survive (its bug 19951).
+bool _start(_Job* job) {
+    const _NoSignals none;
+    pthread_t thread;
+    pthread_attr_t detached;
+    if (pthread_attr_init(&detached)) return false;
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    _Pool* const pool = job->pool;
+    ++pool->alive;
+    const bool started = !pthread_create(&thread, &detached, _serve, job);
+    if (!started) --pool->alive;
+    pthread_attr_destroy(&detached);
+    return started;
 }
 
 // Have threads help: those that wait, and as many new ones as may be started.
 void _call_for_help(_Pool* pool, const std::shared_ptr<_Work>& work, ptrdiff_t starts) try {
     std::atomic<_Job*> *box = pool->boxes, *end = box + pool->count;
+    if (pool->closed) return;
     for (ptrdiff_t self = 1; self < work->threads; ++self) {
         _Job* waiting = nullptr;
         for (; box < end && waiting != _WAITING; ++box) waiting = *box;
         if (waiting != _WAITING && self > starts) return;
-        std::unique_ptr<_Job> job(new _Job{_run, work, self});
+        std::unique_ptr<_Job> job(new _Job{_run, work, self, pool});
         if (waiting == _WAITING && box[-1].compare_exchange_strong(waiting, job.get())) {
             job.release();
-        } else if (self <= starts) {
-            std::thread(_serve, pool, job.get()).detach();
+        } else if (self <= starts && _start(job.get())) {
             job.release();
         }
     }
-} catch (...) {  // no memory, or no more threads to be had: then without them
+} catch (...) {  // no memory: then without them
 }
 
 // Run each block, with the help of others. Raises bad_alloc where one could not be run.
@@ -136,41 +176,40 @@ def count() -> int:
     return max(1, min(cores, int(limit))) if limit.isdecimal() else cores
 
 
-_HEAD = 2  # what is before the boxes in a _Pool
+_CLOSED, _ALIVE, _BOXES = 1, 2, 3  # where these are in a _Pool
+
+_pools: list[ctypes.Array] = []  # none before the first kernel, and then one
 
 
-@functools.cache
-def _pool() -> ctypes.Array:
-    boxes = max(1, count() - 1)
-    pool = (ctypes.c_ssize_t * (_HEAD + boxes))(boxes)
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(pool))  # at the end of the process threads may look at it
-    return pool
-
-
-@functools.cache
 def pool() -> int:
     """The address of this process's `_Pool`."""
-    return ctypes.addressof(_pool())
+    if not _pools:
+        boxes = max(1, count() - 1)
+        made = (ctypes.c_ssize_t * (_BOXES + boxes))(boxes)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))  # at the end of the process threads may look at it
+        _pools.append(made)
+    return ctypes.addressof(_pools[0])
 
 
 def _close() -> None:
-    """Before a fork: have waiting threads end, which the new process will not have."""
-    pool = _pool()
-    pool[1], late = 1, time.monotonic() + 1
-    while any(pool[_HEAD:]) and time.monotonic() < late:
-        time.sleep(1e-5)
+    """Before a fork: have all threads end, since the new process will not have them."""
+    late = time.monotonic() + 1
+    for its in _pools:
+        its[_CLOSED] = 1
+        while its[_ALIVE] and time.monotonic() < late:
+            time.sleep(1e-5)
 
 
 def _open() -> None:
-    """After a fork, on both sides."""
-    _pool()[1] = 0
+    """After it."""
+    for its in _pools:
+        its[_CLOSED] = 0
 
 
 def _begin() -> None:
-    """In the new process."""
-    pool = _pool()
-    pool[_HEAD:] = [0] * (len(pool) - _HEAD)
-    _open()
+    """After it, in the new process: of threads that were too late it must not wait for any."""
+    for its in _pools:
+        its[_CLOSED:] = [0] * (len(its) - _CLOSED)
 
 
 if hasattr(os, "register_at_fork"):
