@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import needs_compiler
+from helpers import needs_compiler, python
 
 from minigrad.kernels import ElementwiseKernel, compiler
 
@@ -376,5 +376,4 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10): step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    faults = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert int(faults) < 1000  # of 40,960 pages
+    assert int(python(code)) < 1000  # of 40,960 pages

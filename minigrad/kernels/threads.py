@@ -47,8 +47,9 @@ struct _Work {
     }
 };
 
-// What a thread is handed; `run` comes first, so that the code of one kernel can run a job of another.
 struct _Pool;
+
+// What a thread is handed; `run` comes first, so that the code of one kernel can run a job of another.
 struct _Job {
     void (*run)(_Job*);
     std::shared_ptr<_Work> work;
